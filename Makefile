@@ -1,0 +1,43 @@
+# Everything that a fresh machine needs is installed by these targets into .venv; nothing else has to be installed by hand.
+#   make demo    three pictures of three example subjects, in demo/
+#   make test    the test suite
+#   make check   format, lint, types, docstrings
+#   make fix     what of that can be repaired automatically
+
+PYTHON ?= python3
+VENV ?= .venv
+# The version of torch that is installed first, and where from: make demo TORCH=torch TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+EXAMPLES := examples
+
+.PHONY: demo test check fix clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pydoclint src
+	$(BIN)/mypy
+
+fix: $(VENV)/.ready
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "realcustom needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv module; install it first, on Debian and Ubuntu with: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo

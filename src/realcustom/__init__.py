@@ -1,0 +1,23 @@
+"""Pictures of one given subject that obey a sentence: RealCustom (CVPR 2024) on diffusers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realcustom.adapter import RealCustomAdapter
+    from realcustom.pipeline import RealCustomPipeline
+    from realcustom.report import RealCustomOutput
+
+__version__ = "0.1.0"
+__all__ = ["RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline"]
+
+_HOMES = {"RealCustomAdapter": "adapter", "RealCustomOutput": "report", "RealCustomPipeline": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import realcustom` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'realcustom' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"realcustom.{_HOMES[name]}"), name)

@@ -1,0 +1,195 @@
+"""Cross-attention with a subject: one processor for stock diffusers UNets, and what one UNet call reads and records.
+
+Shapes: `b` batch, `n` heads, `q` latent cells, `t` text tokens, `s` subject tokens, `d` head width, `c = n d`, `h w` grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from torch import Tensor
+
+from realcustom.errors import InputError
+from realcustom.masks import resize_mask
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject as the UNet call at hand sees it."""
+
+    keys_values: Mapping[str, tuple[Tensor, Tensor]]
+    """For each cross-attention layer the keys and values `[b, s, c]` of all image tokens (RC 4)."""
+    weights: Tensor | None = None
+    """`[b, s]`, what each token's key and value is multiplied with (RC 9)."""
+    kept: Tensor | None = None
+    """`[b, k]`, the tokens that take part (RC 10)."""
+    mask: Tensor | None = None
+    """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
+    scale: float = 1.0
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the keys and values `[b, k, c]` that act in layer `name`: weighted and selected (RC 9, 10)."""
+        keys, values = self.keys_values[name]
+        if self.weights is not None:
+            keys, values = keys * self.weights[..., None], values * self.weights[..., None]
+        if self.kept is not None:
+            rows = self.kept[..., None].expand(-1, -1, keys.shape[-1])
+            keys, values = keys.gather(1, rows), values.gather(1, rows)
+        return keys, values
+
+
+@dataclass
+class AttentionTap:
+    """What the processors of one UNet read and record; one denoising loop at a time may use it."""
+
+    latent_size: tuple[int, int] = (0, 0)
+    """Height and width of the latent, from which each layer's grid follows."""
+    subjects: Sequence[Subject] = ()
+    """Subjects that act in the next call; with none, every layer is the stock one."""
+    word: Tensor | None = None
+    """`[r, t]`: 1 on the target word's tokens for the last `r` samples of the batch; None records nothing."""
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
+    strengths: dict[str, tuple[Tensor, Tensor]] | None = None
+    """Recorded for each layer if not None: root mean square of the subjects' and of the text's contribution."""
+    text_cache: dict[str, list[tuple[Tensor, Tensor, Tensor]]] | None = None
+    """If not None: the prompt's keys and values for each layer, so that they are computed once a prompt."""
+
+    def grid(self, cells: int) -> tuple[int, int]:
+        """Return the height and width of a layer with `cells` cells.
+
+        Raises:
+            InputError: no halving of the latent has so many cells.
+        """
+        height, width = self.latent_size
+        while height * width > cells:
+            height, width = -(-height // 2), -(-width // 2)
+        if height * width != cells:
+            raise InputError(f"a layer of {cells} cells does not belong to a latent of {self.latent_size}")
+        return height, width
+
+    def text_keys_values(self, name: str, attn: Attention, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values `[b, t, c]` of the text, from the cache where it holds this very tensor."""
+        if self.text_cache is None:
+            return attn.to_k(text), attn.to_v(text)
+        entries = self.text_cache.setdefault(name, [])
+        for known, keys, values in entries:
+            if known is text:
+                return keys, values
+        entries.append((text, attn.to_k(text), attn.to_v(text)))
+        return entries[-1][1:]
+
+
+class SubjectAttnProcessor:
+    """Text cross-attention plus the subjects' masked cross-attention (RC 4, 12).
+
+    A plain object that owns no weights, so that the UNet stays as it was. Without subjects it computes exactly what
+    diffusers' own `AttnProcessor2_0` computes.
+    """
+
+    def __init__(self, name: str, tap: AttentionTap) -> None:
+        self.name, self.tap = name, tap
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Return the layer's output, of the shape of `hidden_states`."""
+        residual, shape = hidden_states, hidden_states.shape
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if hidden_states.ndim == 4:
+            hidden_states = rearrange(hidden_states, "b c h w -> b (h w) c")
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, text.shape[1], text.shape[0])
+            attention_mask = rearrange(attention_mask, "(b n) q t -> b n q t", n=attn.heads)
+        if attn.group_norm is not None:
+            hidden_states = rearrange(attn.group_norm(rearrange(hidden_states, "b q c -> b c q")), "b c q -> b q c")
+        if attn.norm_cross:
+            text = attn.norm_encoder_hidden_states(text)
+        query, (key, value) = attn.to_q(hidden_states), self.tap.text_keys_values(self.name, attn, text)
+        query, key, value = (_split_heads(tensor, attn.heads) for tensor in (query, key, value))
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+        if self.tap.word is not None:
+            self._record(query, key, attention_mask, self.tap.word)
+        output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
+        if self.tap.subjects:
+            visual = sum(self._attend(query, subject) for subject in self.tap.subjects)
+            if self.tap.strengths is not None:
+                self.tap.strengths[self.name] = (_root_mean_square(visual), _root_mean_square(output))
+            output = output + visual
+        output = attn.to_out[1](attn.to_out[0](output.to(query.dtype)))
+        if len(shape) == 4:
+            output = rearrange(output, "b (h w) c -> b c h w", h=shape[2])
+        if attn.residual_connection:
+            output = output + residual
+        return output / attn.rescale_output_factor
+
+    def _record(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, word: Tensor) -> None:
+        """Keep the word's column of the attention map of the last samples; the map itself is dropped at once."""
+        query, key = query[-len(word) :], key[-len(word) :]
+        logits = torch.einsum("bnqd,bntd->bnqt", query, key) * query.shape[-1] ** -0.5
+        if attention_mask is not None:
+            logits = logits + attention_mask[-len(word) :]
+        column = torch.einsum("bnqt,bt->bq", logits.float().softmax(dim=-1), word.float()) / query.shape[1]
+        height, _ = self.tap.grid(query.shape[2])
+        self.tap.maps[self.name] = rearrange(column, "b (h w) -> b h w", h=height)
+
+    def _attend(self, query: Tensor, subject: Subject) -> Tensor:
+        """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12)."""
+        key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
+        visual = _join_heads(F.scaled_dot_product_attention(query, key, value))
+        if subject.mask is not None:
+            mask = resize_mask(subject.mask, self.tap.grid(query.shape[2]))
+            visual = visual * rearrange(mask, "b h w -> b (h w) 1").to(visual.dtype)
+        return subject.scale * visual
+
+
+def _split_heads(tensor: Tensor, heads: int) -> Tensor:
+    return rearrange(tensor, "b m (n d) -> b n m d", n=heads)
+
+
+def _join_heads(tensor: Tensor) -> Tensor:
+    return rearrange(tensor, "b n m d -> b m (n d)")
+
+
+def _root_mean_square(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().square().mean().sqrt()
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
+    """Return the UNet's cross-attention layers by name, in the order of registration."""
+    layers = {name.removesuffix(".processor"): None for name in unet.attn_processors}
+    modules = ((name, unet.get_submodule(name)) for name in layers)
+    return {name: module for name, module in modules if isinstance(module, Attention) and module.is_cross_attention}
+
+
+@contextmanager
+def attached(unet: UNet2DConditionModel) -> Iterator[AttentionTap]:
+    """Let a tap read and feed the UNet's cross-attention inside the `with` block.
+
+    Self-attention keeps its processors. On leaving, also by an exception, every layer has the very processor object that
+    it had before.
+    """
+    before, tap = dict(unet.attn_processors), AttentionTap()
+    ours = {f"{name}.processor": SubjectAttnProcessor(name, tap) for name in cross_attention_layers(unet)}
+    unet.set_attn_processor({**before, **ours})
+    try:
+        yield tap
+    finally:
+        unet.set_attn_processor(before)

@@ -1,0 +1,52 @@
+"""Sentences about scenes: who is there, in which colour, and where."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_TEMPLATES = (
+    "{thing} {where}",
+    "{thing} {where}",
+    "{thing} {where}",
+    "a picture of {thing} {where}",
+    "a drawing of {thing} {where}",
+    "{where}, {thing}",
+)
+
+_MASS = {
+    "bacon",
+    "bread",
+    "broccoli",
+    "butter",
+    "corn",
+    "coral",
+    "curry",
+    "fire",
+    "food",
+    "garlic",
+    "lettuce",
+    "meat",
+    "milk",
+}
+_MASS |= {"popcorn", "salad", "salt", "soap", "soda", "spaghetti", "stew", "sushi", "wood", "yarn"}
+_SINGULAR_IN_S = {"bus", "cactus", "compass", "glass", "hibiscus", "lotus", "octopus", "trolleybus"}
+
+
+def takes_article(words: str) -> bool:
+    """Whether one says "a" before the words; not so for plurals ("grapes") and masses ("food")."""
+    last = words.split()[-1]
+    plural = last.endswith("s") and not last.endswith("ss") and last not in _SINGULAR_IN_S
+    return not plural and last not in _MASS
+
+
+def with_article(words: str) -> str:
+    """Return the words with "a" or "an" in front where English wants one."""
+    if not takes_article(words):
+        return words
+    vowel = words[0] in "aeio" or words.startswith(("um", "ur"))
+    return f"an {words}" if vowel else f"a {words}"
+
+
+def caption(thing: str, where: str, rng: np.random.Generator) -> str:
+    """Return one of several sentences that say that `thing` ("robot", "purple robot") is `where` ("on the beach")."""
+    return str(rng.choice(_TEMPLATES)).format(thing=with_article(thing), where=where)

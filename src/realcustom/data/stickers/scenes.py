@@ -1,0 +1,202 @@
+"""Scenes: a drawing of a thing in a place, with a caption, the thing's true region, and a second view of the same subject.
+
+Scene `number` of a source depends on the source's seed and on `number` alone, so a run that was killed can go on exactly
+where it stopped, and two methods can be compared on the very same pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from realcustom.data.examples import Example
+from realcustom.data.stickers.backgrounds import COLOURS, PLACES, Place, paint
+from realcustom.data.stickers.captions import caption
+from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.options import Options
+
+HUES: dict[str, float] = {
+    "red": 0,
+    "orange": 28,
+    "yellow": 52,
+    "green": 125,
+    "blue": 215,
+    "purple": 275,
+    "pink": 325,
+}
+"""The hue that each colour word means for a recoloured thing, in degrees."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a drawing lies in the picture."""
+
+    x: float
+    """Centre, as a share of the width."""
+    y: float
+    """Centre, as a share of the height."""
+    size: float
+    """The drawing's longer side as a share of the picture's side."""
+    angle: float
+    """Counter-clockwise, in degrees."""
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture with everything that is known about it."""
+
+    picture: np.ndarray
+    """`[h, w, 3]` uint8."""
+    region: np.ndarray
+    """`[h, w]` float32 in [0, 1]: how much of each pixel the thing covers."""
+    caption: str
+    word: str
+    """The phrase in the caption that names the thing."""
+    place: str
+    drawing: int
+    """Row of the drawing in the source's store."""
+
+
+class SceneOptions(Options):
+    """What scenes look like and how their captions speak."""
+
+    smallest: float = 0.45
+    """Smallest size of a thing, as a share of the picture's side."""
+    largest: float = 0.85
+    """Largest size of a thing, as a share of the picture's side."""
+    common_share: float = 0.5
+    """Share of scenes whose thing is one of the well-known nouns."""
+    kind_share: float = 0.15
+    """Share of captions that name the thing by its kind ("an animal")."""
+    thing_share: float = 0.05
+    """Share of captions that say just "thing"."""
+    colour_share: float = 0.1
+    """Share of scenes whose thing is recoloured and whose caption says so ("a purple robot")."""
+    hue_share: float = 0.0
+    """Share of scenes whose thing is recoloured while the caption does not say so."""
+    backgrounds: int = 48
+    """How many pictures of each place are painted when the source starts."""
+
+
+def shift_hue(rgba: np.ndarray, degrees: float) -> np.ndarray:
+    """Return `rgba [h, w, 4]` with every hue turned by `degrees`."""
+    picture = Image.fromarray(rgba)
+    hsv = np.asarray(picture.convert("RGB").convert("HSV")).copy()
+    hsv[..., 0] += np.uint8(round(degrees / 360 * 256) % 256)
+    turned = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+    return np.concatenate([turned, rgba[..., 3:]], axis=-1)
+
+
+def place_drawing(canvas: np.ndarray, rgba: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """Lay a drawing over a picture.
+
+    Args:
+        canvas: the picture, `[h, w, 3]` uint8; it is not changed.
+        rgba: the drawing, `[k, k, 4]` uint8.
+        pose: where and how.
+
+    Returns:
+        The new picture, `[h, w, 3]` uint8, and how much of each pixel the drawing covers, `[h, w]` float32 in [0, 1].
+    """
+    height, width = canvas.shape[:2]
+    patch = Image.fromarray(rgba).convert("RGBa")
+    if pose.mirrored:
+        patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    side = max(1, round(pose.size * min(height, width)))
+    patch = patch.resize((side, side), Image.Resampling.LANCZOS).rotate(
+        pose.angle, Image.Resampling.BICUBIC, expand=True
+    )
+    pixels = np.asarray(patch, np.float32)
+    top, left = round(pose.y * height - patch.height / 2), round(pose.x * width - patch.width / 2)
+    rows = slice(max(0, top), min(height, top + patch.height))
+    columns = slice(max(0, left), min(width, left + patch.width))
+    seen = pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    region = np.zeros((height, width), np.float32)
+    region[rows, columns] = seen[..., 3] / 255
+    picture = canvas.astype(np.float32) * (1 - region[..., None])
+    picture[rows, columns] += seen[..., :3]
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8), region
+
+
+class SceneSource:
+    """An endless, seekable source of scenes.
+
+    Args:
+        store: the drawings that may occur.
+        options: what scenes look like.
+        seed: another seed, other scenes.
+        side: width and height of the pictures, in pixels.
+        reference: what conditions on the subject: the picture itself, or another picture of it.
+    """
+
+    def __init__(
+        self,
+        store: DrawingStore,
+        options: SceneOptions,
+        *,
+        seed: int,
+        side: int = 128,
+        reference: Literal["self", "other"] = "self",
+    ) -> None:
+        self.store, self.options, self.seed, self.reference = store, options, seed, reference
+        self._common = np.array([row for row, drawing in enumerate(store.drawings) if drawing.common], int)
+        painter = np.random.default_rng([seed, 0])
+        self._backgrounds = {
+            place.name: [paint(place, painter, side) for _ in range(options.backgrounds)] for place in PLACES
+        }
+        weights = np.array([2.0 if " " not in place.name and place.name not in COLOURS else 1.0 for place in PLACES])
+        self._place_weights = weights / weights.sum()
+
+    def __getitem__(self, number: int) -> Example:
+        """Return scene `number` as a training example."""
+        rng = np.random.default_rng([self.seed, 1, number])
+        scene, rgba = self._compose(rng)
+        if self.reference == "self":
+            return Example(scene.picture, scene.caption, scene.word, scene.picture, scene.region)
+        other = place_drawing(self._background(rng, self._place(rng)), rgba, self._pose(rng))[0]
+        return Example(scene.picture, scene.caption, scene.word, other, scene.region)
+
+    def scene(self, number: int) -> Scene:
+        """Return scene `number` with everything that is known about it."""
+        return self._compose(np.random.default_rng([self.seed, 1, number]))[0]
+
+    def _place(self, rng: np.random.Generator) -> Place:
+        return PLACES[rng.choice(len(PLACES), p=self._place_weights)]
+
+    def _background(self, rng: np.random.Generator, place: Place) -> np.ndarray:
+        picture = self._backgrounds[place.name][rng.integers(self.options.backgrounds)]
+        return picture[:, ::-1] if rng.random() < 0.5 else picture
+
+    def _pose(self, rng: np.random.Generator) -> Pose:
+        size = rng.uniform(self.options.smallest, self.options.largest)
+        # The thing may leave the picture by a tenth of its size.
+        x, y = (rng.uniform(0.4 * size, 1 - 0.4 * size) for _ in range(2))
+        return Pose(x, y, size, rng.normal(0, 8), rng.random() < 0.5)
+
+    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+        options = self.options
+        common = len(self._common) > 0 and rng.random() < options.common_share
+        row = int(self._common[rng.integers(len(self._common))] if common else rng.integers(len(self.store)))
+        drawing, rgba = self.store.drawings[row], self.store.pixels[row]
+        naming = rng.random()
+        word = drawing.noun
+        if naming < options.thing_share:
+            word = "thing"
+        elif naming < options.thing_share + options.kind_share:
+            word = drawing.kind
+        thing, colouring = word, rng.random()
+        if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
+            if colouring < options.colour_share:
+                colour = str(rng.choice(list(HUES)))
+                target, thing = HUES[colour] + rng.normal(0, 5), f"{colour} {word}"
+            else:
+                target = rng.uniform(0, 360)
+            rgba = shift_hue(rgba, target - self.store.hues[row])
+        place = self._place(rng)
+        picture, region = place_drawing(self._background(rng, place), rgba, self._pose(rng))
+        where = place.phrases[0] if rng.random() < 0.5 else str(rng.choice(place.phrases))
+        return Scene(picture, region, caption(thing, where, rng), word, place.name, row), rgba

@@ -1,0 +1,45 @@
+"""The errors that a caller can meet; every message says what was wanted, what was given and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+class RealCustomError(Exception):
+    """The root of every error that this package raises on purpose."""
+
+
+class InputError(RealCustomError, ValueError):
+    """A value given by the caller cannot be used."""
+
+
+class WordNotFound(InputError):
+    """The prompt does not say the subject's word."""
+
+
+class WordAmbiguous(InputError):
+    """The prompt says the subject's word more than once."""
+
+
+class WordTruncated(InputError):
+    """The subject's word lies beyond the tokens that the text encoder reads."""
+
+
+class CheckpointMismatch(RealCustomError):
+    """Tensors on disk are not the tensors that the model needs."""
+
+    def __init__(self, source: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
+        self.missing, self.unexpected, self.shapes = list(missing), list(unexpected), list(shapes)
+        parts = [
+            f"{len(names)} {label}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+            for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if names
+        ]
+        super().__init__(f"{source} does not hold the tensors that this model needs; {'; '.join(parts)}.")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return ' Did you mean ...?' with the nearest known names, or '' if none is near."""
+    near = get_close_matches(word, known, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -1,0 +1,107 @@
+"""Finding and loading models: a name, a folder or a hub id becomes components whose every tensor was on disk."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
+
+from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
+
+EMBEDDED = ("stickers",)
+"""Models that ship inside the package."""
+
+_LIBRARIES = ("diffusers", "transformers", "realcustom")
+
+
+def resolve(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: an embedded model, a folder in diffusers' layout, or a hub id, which is fetched as a snapshot.
+        revision: branch, tag or commit on the hub.
+        token: of the hub.
+        local_files_only: never ask the hub; take what its cache holds.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if str(name) in EMBEDDED:
+        folder = Path(str(resources.files("realcustom"))) / "models" / str(name)
+        if not (folder / "model_index.json").is_file():
+            raise InputError(
+                f"the embedded model {name!r} is missing from this installation ({folder}); install it again"
+            )
+        return folder
+    if Path(name).is_dir():
+        if not (Path(name) / "model_index.json").is_file():
+            raise InputError(f"the folder {name} holds no model_index.json, so it is no model in diffusers' layout")
+        return Path(name)
+    try:
+        patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
+            )
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        hint = did_you_mean(str(name), EMBEDDED)
+        raise InputError(
+            f"there is no embedded model, folder or reachable hub model called {str(name)!r}.{hint} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Load every model of a pipeline's folder strictly, except those that are `given`.
+
+    Schedulers and tokenizers, which have no tensors, are left to diffusers.
+
+    Raises:
+        CheckpointMismatch: tensors are missing, unexpected or of another shape.
+        InputError: a component is of a library that is not known.
+    """
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    loaded = dict(given)
+    for name, entry in index.items():
+        if name in given or not isinstance(entry, list) or entry[0] is None:
+            continue
+        library, class_name = entry
+        if library not in _LIBRARIES:
+            raise InputError(
+                f"the component {name} of {folder} is a {library}.{class_name}; only {_LIBRARIES} are loaded"
+            )
+        component = getattr(importlib.import_module(library), class_name, None)
+        if isinstance(component, type) and issubclass(component, nn.Module):
+            loaded[name] = load_strictly(component, folder / name)
+    return loaded
+
+
+def load_strictly(component: type, folder: Path) -> Any:
+    """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
+
+    Raises:
+        CheckpointMismatch: tensors are missing, unexpected or of another shape.
+        InputError: the folder or its safetensors file is not there or cannot be read.
+    """
+    try:
+        model, info = component.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+            raise
+        raise InputError(f"could not load {component.__name__} from {folder}: {error}") from error
+    shapes = [str(item[0]) for item in info.get("mismatched_keys") or []]
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if missing or unexpected or shapes:
+        raise CheckpointMismatch(str(folder), missing, unexpected, shapes)
+    return model.eval()

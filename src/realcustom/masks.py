@@ -1,0 +1,107 @@
+"""Where the subject may act: the target word's attention becomes a soft mask (RC 11, 12). Pure functions.
+
+Shapes: `b` batch, `h w` a grid of latent cells, `q = h w` cells in row order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from realcustom.errors import InputError
+
+Normalization = Literal["max", "min_max", "min_max_per_layer", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+
+_EPSILON = 1e-6
+"""Keeps an all-zero map finite; the authors add the same number, so a peak is a little below 1."""
+
+
+def resize_mask(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+    """Return the mask on another grid of `size` (height, width), bilinearly interpolated between cell centres."""
+    if mask.shape[-2:] == size:
+        return mask
+    return F.interpolate(mask[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _min_max(relevance: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    low, high = relevance.amin(dim=(1, 2), keepdim=True), relevance.amax(dim=(1, 2), keepdim=True)
+    return (relevance - low) / (high - low + _EPSILON)
+
+
+def aggregate(
+    maps: Sequence[Float[Tensor, "b _ _"]], *, normalization: Normalization = "max", size: tuple[int, int] | None = None
+) -> Float[Tensor, "b h w"]:
+    """Average the word's attention over all cross-attention layers (RC section 3.3), every layer counting the same.
+
+    Args:
+        maps: one map a layer, already averaged over heads and summed over the word's tokens; at least 0.
+        normalization: "max" divides the average by its largest value (RC 11); "min_max" stretches it to [0, 1];
+            "min_max_per_layer" stretches each layer's map before averaging, and the average again; "none" leaves it.
+        size: grid of the result (height, width); the finest of the maps if not given.
+
+    Returns:
+        The word's relevance for each cell, for each sample on its own.
+
+    Raises:
+        InputError: there are no maps.
+    """
+    if not maps:
+        raise InputError("there is no attention map to average; was the text branch run with recording on?")
+    finest = max((tuple(layer.shape[-2:]) for layer in maps), key=lambda shape: shape[0] * shape[1])
+    resized = [resize_mask(layer, size or finest) for layer in maps]
+    if normalization == "min_max_per_layer":
+        resized = [_min_max(layer) for layer in resized]
+    relevance = torch.stack(resized).mean(dim=0)
+    if normalization == "max":
+        return relevance / (relevance.amax(dim=(1, 2), keepdim=True) + _EPSILON)
+    return relevance if normalization == "none" else _min_max(relevance)
+
+
+def influence_scope(
+    relevance: Float[Tensor, "b h w"], *, mask_scope: float, binary: bool = False
+) -> Float[Tensor, "b h w"]:
+    """Keep each sample's most relevant cells and zero the rest (RC 11).
+
+    Args:
+        relevance: how much each cell attends to the word; at least 0.
+        mask_scope: gamma_scope, the share of the cells to keep, in [0, 1]; the count is rounded down.
+        binary: give every kept cell the value 1 instead of its relevance.
+
+    Returns:
+        The mask M_hat. Exactly `int(mask_scope * h * w)` cells are kept; those of equal relevance in cell order.
+    """
+    flat = rearrange(relevance, "b h w -> b (h w)")
+    count = int(mask_scope * flat.shape[1])
+    kept = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    scope = torch.zeros_like(flat).scatter(1, kept, 1.0)
+    return rearrange(scope if binary else flat * scope, "b (h w) -> b h w", h=relevance.shape[1])
+
+
+def influence_threshold(
+    relevance: Float[Tensor, "b h w"], *, mask_scope: float, binary: bool = False
+) -> Float[Tensor, "b h w"]:
+    """Zero every cell whose relevance is below `1 - mask_scope`, the authors' other way to bound the scope.
+
+    With `binary` a cell must lie strictly above the bound and gets the value 1.
+    """
+    bound = 1 - mask_scope
+    return (relevance > bound).to(relevance) if binary else relevance * (relevance >= bound)
+
+
+def coverage(mask: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Return the share of cells that are not zero, for each sample."""
+    return (mask > 0).float().mean(dim=(1, 2))
+
+
+def overlap(mask: Float[Tensor, "b h w"], region: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Return the intersection over union of the cells where `mask > 0` with those where `region >= 0.5`, for each sample."""
+    one, other = mask > 0, region >= 0.5
+    union = (one | other).sum(dim=(1, 2)).clamp(min=1)
+    return (one & other).sum(dim=(1, 2)) / union

@@ -1,0 +1,66 @@
+"""Options as values: frozen, checked on entry, read from YAML with overrides on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from realcustom.errors import InputError, did_you_mean
+
+Recipe = TypeVar("Recipe", bound="Options")
+
+
+class Options(BaseModel):
+    """Named values that cannot be changed; a name that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+def load_options(recipe: type[Recipe], path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a YAML file, changed by `section.name=value` overrides.
+
+    Raises:
+        InputError: the file cannot be read, or an option is unknown, missing or of the wrong kind.
+    """
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"could not read the recipe {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must hold options by name, but holds a {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"the recipe {path} cannot be used: {'; '.join(_explain(recipe, error))}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise InputError(f"an override is written section.name=value, but {override!r} was given")
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[last] = yaml.safe_load(value)
+
+
+def _explain(recipe: type[Options], error: ValidationError) -> list[str]:
+    """Return one sentence for each thing that is wrong."""
+    sentences = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            owner: Any = recipe
+            for part in item["loc"][:-1]:
+                owner = owner.model_fields[part].annotation
+            sentences.append(f"{name} is no option.{did_you_mean(str(item['loc'][-1]), list(owner.model_fields))}")
+        else:
+            given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
+            sentences.append(f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}{given}")
+    return sentences

@@ -1,0 +1,436 @@
+"""Subject-driven text-to-image: the one denoising loop of RealCustom.
+
+Every step runs two branches from the same latent: T2I, text only, says where the target word looks; TI2I, text and
+subject, paints the subject there (RC section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from einops import repeat
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from realcustom.adapter import RealCustomAdapter, alpha_at
+from realcustom.attention import AttentionTap, Subject, attached
+from realcustom.errors import InputError
+from realcustom.guidance import cascade_guidance, direct_guidance
+from realcustom.loading import load_components, resolve
+from realcustom.masks import Normalization, aggregate, coverage, influence_scope, resize_mask
+from realcustom.projector import latent_features
+from realcustom.prompts import TargetWord, TextStates, encode_prompts, find_word, word_columns
+from realcustom.report import RealCustomOutput, Report, SubjectMasks
+
+StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[str, Any]]
+
+
+class RealCustomPipeline(DiffusionPipeline):
+    """Makes pictures of one given subject that obey a sentence; without a subject, plain text-to-image.
+
+    One pipeline serves one call at a time.
+
+    Args:
+        vae: pictures to latents and back.
+        text_encoder: its last hidden states condition the UNet.
+        tokenizer: a fast tokenizer.
+        unet: a stock UNet; it is left as it was after every call.
+        scheduler: any of diffusers' schedulers on a discrete noise schedule.
+        adapter: the trained part; without it only text-to-image is possible.
+        num_inference_steps: this model's default.
+        guidance_scale: this model's default w_t.
+        subject_guidance_scale: this model's default w_i.
+        mask_scope: this model's default gamma_scope.
+    """
+
+    model_cpu_offload_seq = "text_encoder->adapter->unet->vae"
+    _optional_components = ["adapter"]  # noqa: RUF012  (read by diffusers)
+    _callback_tensor_inputs = ["latents", "mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderDC,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        adapter: RealCustomAdapter | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        subject_guidance_scale: float = 12.5,
+        mask_scope: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, adapter=adapter
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            subject_guidance_scale=subject_guidance_scale,
+            mask_scope=mask_scope,
+        )
+        ratio = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor = int(ratio)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> RealCustomPipeline:
+        """Return a pipeline with every tensor loaded from safetensors, strictly.
+
+        Args:
+            pretrained_model_name_or_path: "stickers" for the embedded model, a folder in diffusers' layout, or a hub id,
+                which is fetched as a snapshot and loaded locally.
+            **kwargs: `revision`, `token` and `local_files_only` for the hub; components that replace the model's own;
+                `torch_dtype` and what else `DiffusionPipeline.from_pretrained` takes.
+
+        Raises:
+            InputError: there is no such model.
+            CheckpointMismatch: a file does not hold the tensors that its model needs.
+        """
+        hub = {name: kwargs.pop(name) for name in ("revision", "token", "local_files_only") if name in kwargs}
+        folder = resolve(pretrained_model_name_or_path, **hub)
+        given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
+        components = load_components(folder, given)
+        dtype = kwargs.get("torch_dtype")
+        if dtype is not None:
+            components = {k: v.to(dtype) if isinstance(v, torch.nn.Module) else v for k, v in components.items()}
+        return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
+
+    @classmethod
+    def _component_names(cls) -> list[str]:
+        return ["vae", "text_encoder", "tokenizer", "unet", "scheduler", "adapter"]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        subject_image: Image.Image | None = None,
+        subject_word: str | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        subject_guidance_scale: float | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        occurrence: int | None = None,
+        mask: Tensor | Image.Image | None = None,
+        mask_scope: float | None = None,
+        mask_normalization: Normalization = "max",
+        mask_binary: bool = False,
+        token_ratio: float = 0.8,
+        subject_scale: float = 1.0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> RealCustomOutput | tuple:
+        """Make pictures.
+
+        Args:
+            prompt: one sentence or several.
+            subject_image: the one picture of the subject; None makes plain text-to-image pictures.
+            subject_word: the real word (or phrase) of every prompt that is narrowed to the subject.
+            height: of the pictures in pixels, a multiple of the autoencoder's factor; the model's own size if not given.
+            width: likewise.
+            num_inference_steps: of the scheduler; the model's default if not given, like the next two.
+            guidance_scale: w_t, how strongly the text is followed.
+            subject_guidance_scale: w_i, how strongly the subject is followed.
+            negative_prompt: what the unconditional branch is told; the empty sentence if not given.
+            num_images_per_prompt: pictures for each prompt, next to each other in the result.
+            eta: of DDIM; other schedulers do without.
+            generator: of the first noise, or a list with one for each picture.
+            latents: the first noise `[b, c, height / f, width / f]` instead, of unit variance.
+            occurrence: which one, if a prompt says the word more than once; from 1.
+            mask: `[h, w]` or `[b, h, w]` in [0, 1] or a grey picture; where the subject may act, instead of the word's
+                attention.
+            mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
+            mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max".
+            mask_binary: give the whole scope the weight 1 (an ablation of the paper).
+            token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
+            subject_scale: multiplies the subject's contribution to every layer; 0 gives the plain picture.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: False returns the plain tuple (images, masks, report).
+            callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; what it returns
+                replaces the tensors. It may set `pipeline._interrupt` to stop.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents", "mask".
+
+        Returns:
+            Pictures, masks and report; the latter two are None without a subject.
+
+        Raises:
+            InputError: an argument cannot be used; the message says which and why.
+        """
+        # 1. Defaults and checks
+        config = self.config
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        size = self.unet.config.sample_size * self.vae_scale_factor
+        height, width = height or size, width or size
+        num_inference_steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        subject_guidance_scale = (
+            config.subject_guidance_scale if subject_guidance_scale is None else subject_guidance_scale
+        )
+        mask_scope = config.mask_scope if mask_scope is None else mask_scope
+        self._check_inputs(
+            prompts, subject_image, subject_word, height, width, num_inference_steps, num_images_per_prompt, mask_scope,
+            token_ratio, callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        samples = len(prompts) * num_images_per_prompt
+        device, dtype = self._execution_device, self.unet.dtype
+        self._interrupt = False
+
+        # 2. The target word
+        words = self._find_words(prompts, subject_word, occurrence) if subject_image is not None else []
+
+        # 3. Text
+        negatives = (
+            [negative_prompt or ""] * len(prompts) if isinstance(negative_prompt, str | None) else negative_prompt
+        )
+        if len(negatives) != len(prompts):
+            raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
+        text, negative = (
+            _repeat_text(encode_prompts(sentences, self.tokenizer, self.text_encoder), num_images_per_prompt, dtype)
+            for sentences in (prompts, negatives)
+        )
+        both = _concatenate(negative, text)
+
+        # 4. Subject
+        acts = subject_image is not None and subject_scale != 0
+        if acts:
+            tokens = self.adapter.tokens(self._features(subject_image, height, width).to(dtype))
+            keys_values = self.adapter.keys_values(tokens.expand(samples, -1, -1))
+
+        # 5. Timesteps and first latents
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+        latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
+        given_mask = None if mask is None else _as_mask(mask, samples, grid, device)
+        step_options = self.prepare_extra_step_kwargs(generator, eta)
+
+        # 6. Denoise
+        masks: list[Tensor] = []
+        strengths: list[float | None] = []
+        with attached(self.unet) as tap, self.progress_bar(total=num_inference_steps) as bar:
+            tap.latent_size, tap.text_cache = grid, {}
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                if self._interrupt:
+                    break
+                noisy = self.scheduler.scale_model_input(latents, timestep)
+                if subject_image is None:
+                    prediction = self._predict_plain(noisy, timestep, both, text, guidance_scale)
+                else:
+                    # T2I, together with the unconditional branch: text only, and where the word looks
+                    tap.word = None if given_mask is not None else repeat(
+                        word_columns(words, text.states.shape[1]), "b t -> (b r) t", r=num_images_per_prompt
+                    ).to(device)  # fmt: skip
+                    predictions = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both)
+                    unconditional, from_text = predictions.chunk(2)
+                    step_mask = given_mask if given_mask is not None else influence_scope(
+                        aggregate(list(tap.maps.values()), normalization=mask_normalization, size=grid),
+                        mask_scope=mask_scope, binary=mask_binary,
+                    )  # fmt: skip
+                    masks.append(step_mask.cpu())
+                    # TI2I: text and subject, where the mask lets it act
+                    from_both, strength = from_text, None
+                    if acts and bool(step_mask.any()):
+                        alpha = alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(samples)
+                        subject = self.adapter.act(
+                            tokens.expand(samples, -1, -1), keys_values, text, noisy, alpha,
+                            token_ratio=token_ratio, mask=step_mask.to(dtype), scale=subject_scale,
+                        )  # fmt: skip
+                        from_both, strength = self._predict_with_subject(tap, subject, noisy, timestep, text)
+                    strengths.append(strength)
+                    prediction = cascade_guidance(
+                        unconditional, from_text, from_both,
+                        guidance_scale=guidance_scale, subject_guidance_scale=subject_guidance_scale,
+                    )  # fmt: skip
+                latents = self.scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
+                latents = latents.to(dtype)
+                if callback_on_step_end is not None:
+                    known = {"latents": latents, "mask": masks[-1] if masks else None}
+                    wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
+                    returned = callback_on_step_end(self, step, timestep, wanted) or {}
+                    latents = returned.get("latents", latents)
+                bar.update()
+
+        # 7. Decode and report
+        images = self._decode(latents, output_type)
+        self.maybe_free_model_hooks()
+        output = RealCustomOutput(images=images)
+        if masks:
+            output = RealCustomOutput(
+                images=images,
+                masks=SubjectMasks(torch.stack(masks)),
+                report=Report(words, [coverage(step).tolist() for step in masks], strengths),
+            )
+        return output if return_dict else (output.images, output.masks, output.report)
+
+    def _check_inputs(
+        self,
+        prompts: list[str],
+        subject_image: Image.Image | None,
+        subject_word: str | None,
+        height: int,
+        width: int,
+        num_inference_steps: int,
+        num_images_per_prompt: int,
+        mask_scope: float,
+        token_ratio: float,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompts!r}")
+        if (subject_image is None) != (subject_word is None):
+            given, absent = (
+                ("subject_word", "subject_image") if subject_image is None else ("subject_image", "subject_word")
+            )
+            raise InputError(
+                f"{given} was given without {absent}; a subject needs its picture and its word in the prompt"
+            )
+        if subject_image is not None and not isinstance(subject_image, Image.Image):
+            raise InputError(f"subject_image must be a PIL picture, but is a {type(subject_image).__name__}")
+        if subject_image is not None and self.adapter is None:
+            raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
+        factor = self.vae_scale_factor
+        for name, side in (("height", height), ("width", width)):
+            if side <= 0 or side % factor:
+                raise InputError(f"{name} must be a positive multiple of {factor} pixels, but is {side}")
+        for name, count in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_images_per_prompt", num_images_per_prompt),
+        ):
+            if count < 1:
+                raise InputError(f"{name} must be at least 1, but is {count}")
+        if not 0 <= mask_scope <= 1:
+            raise InputError(f"mask_scope must be a share from 0 to 1, but is {mask_scope}")
+        if not 0 < token_ratio <= 1:
+            raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise InputError(
+                f"{type(self.scheduler).__name__} has no discrete noise schedule, so it does not fit this model; take one "
+                f"of {', '.join(sorted(kind.__name__ for kind in self.scheduler.compatibles))}"
+            )
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {sorted(unknown)}")
+
+    def _find_words(self, prompts: Sequence[str], subject_word: str, occurrence: int | None) -> list[TargetWord]:
+        return [find_word(prompt, subject_word, self.tokenizer, occurrence=occurrence) for prompt in prompts]
+
+    def _features(self, picture: Image.Image, height: int, width: int) -> Tensor:
+        """Return the subject's image features `[1, i, c_f]`: its own latents, in patches."""
+        pixels = self.image_processor.preprocess(fit_reference(picture, self._reference_size()))
+        encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+        return latent_features(encoded.latent * self.vae.config.scaling_factor)
+
+    def _reference_size(self) -> int:
+        return self.unet.config.sample_size * self.vae_scale_factor
+
+    def _first_latents(
+        self,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise InputError(f"generator is a list of {len(generator)}, but {shape[0]} pictures are to be made")
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        elif latents.shape != shape:
+            raise InputError(f"latents must have the shape {shape}, but have {tuple(latents.shape)}")
+        return latents.to(device, dtype) * self.scheduler.init_noise_sigma
+
+    def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
+        """Return those of `eta` and `generator` that the scheduler's `step` takes."""
+        taken = self.scheduler.step.__code__.co_varnames
+        return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
+
+    def _predict(self, noisy: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
+        return self.unet(noisy, timestep, text.states, encoder_attention_mask=text.keep, return_dict=False)[0]
+
+    def _predict_plain(
+        self, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates, guidance_scale: float
+    ) -> Tensor:
+        if guidance_scale == 1:
+            return self._predict(noisy, timestep, text)
+        unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
+        return direct_guidance(unconditional, from_text, guidance_scale=guidance_scale)
+
+    def _predict_with_subject(
+        self, tap: AttentionTap, subject: Subject, noisy: Tensor, timestep: Tensor, text: TextStates
+    ) -> tuple[Tensor, float]:
+        """Return the TI2I prediction, and how strong the visual attention was against the textual."""
+        tap.word, tap.subjects, tap.strengths = None, (subject,), {}
+        try:
+            prediction = self._predict(noisy, timestep, text)
+            ratios = [float(visual / textual) for visual, textual in tap.strengths.values()]
+        finally:
+            tap.subjects, tap.strengths = (), None
+        return prediction, float(np.mean(ratios))
+
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
+        return self.image_processor.postprocess(pixels, output_type=output_type)
+
+
+def fit_reference(picture: Image.Image, side: int) -> Image.Image:
+    """Return the reference as the encoder sees it: a square of `side` pixels, nothing cropped, nothing stretched.
+
+    Transparency becomes white, and the shorter direction is padded with the mean colour of the picture's border.
+    """
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        opaque = Image.new("RGBA", picture.size, "white")
+        opaque.alpha_composite(picture.convert("RGBA"))
+        picture = opaque
+    picture = picture.convert("RGB")
+    scale = side / max(picture.size)
+    fitted = picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)
+    pixels = np.asarray(fitted)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
+    square = Image.new("RGB", (side, side), tuple(int(channel) for channel in border))
+    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
+    return square
+
+
+def _repeat_text(text: TextStates, times: int, dtype: torch.dtype) -> TextStates:
+    states = text.states.to(dtype).repeat_interleave(times, dim=0)
+    return TextStates(states, None if text.keep is None else text.keep.repeat_interleave(times, dim=0))
+
+
+def _concatenate(one: TextStates, other: TextStates) -> TextStates:
+    keep = None if one.keep is None or other.keep is None else torch.cat([one.keep, other.keep])
+    return TextStates(torch.cat([one.states, other.states]), keep)
+
+
+def _as_mask(mask: Tensor | Image.Image, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return a mask of the caller's as `[samples, *grid]` float32."""
+    if isinstance(mask, Image.Image):
+        mask = torch.from_numpy(np.asarray(mask.convert("L"), np.float32) / 255)
+    if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[0] not in (1, samples)):
+        raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
+    if float(mask.min()) < 0 or float(mask.max()) > 1:
+        raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
+    batch = mask[None] if mask.ndim == 2 else mask
+    return resize_mask(batch.float(), grid).expand(samples, -1, -1).to(device)

@@ -1,0 +1,129 @@
+"""Text: which tokens of a prompt are the subject's word, and what the text encoder makes of the prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated, did_you_mean
+
+
+@dataclass(frozen=True)
+class TargetWord:
+    """The real word of the prompt that is narrowed to the subject."""
+
+    text: str
+    """As the prompt spells it."""
+    start: int
+    """Its first character in the prompt."""
+    tokens: tuple[int, ...]
+    """Positions of its tokens in the encoded prompt, counted from 0, the start token included."""
+    pieces: tuple[str, ...]
+    """Its tokens as the tokenizer spells them."""
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    """Match the word or phrase as whole words, in singular or plural, whatever the case and spacing."""
+    *first, last = (re.escape(part) for part in word.split())
+    plural = f"(?:{last}(?:e?s)?|{last[:-1]}ies)" if last.endswith("y") else f"{last}(?:e?s)?"
+    return re.compile(r"(?<!\w)" + r"\s+".join([*first, plural]) + r"(?!\w)", re.IGNORECASE)
+
+
+def find_word(
+    prompt: str, word: str, tokenizer: PreTrainedTokenizerBase, *, occurrence: int | None = None
+) -> TargetWord:
+    """Find the subject's word in a prompt and its tokens, by the tokenizer's own character offsets.
+
+    Args:
+        prompt: the sentence.
+        word: a word or phrase of it; case and plural do not matter, parts of words do not count.
+        tokenizer: a fast tokenizer; its `model_max_length` says what the text encoder reads.
+        occurrence: which one to take if the prompt says the word more than once, counted from 1.
+
+    Returns:
+        The word with at least one token.
+
+    Raises:
+        InputError: the word is empty, or `occurrence` is not one of those that there are.
+        WordNotFound: the prompt does not say the word.
+        WordAmbiguous: it says it more than once and `occurrence` was not given.
+        WordTruncated: it does, but beyond the last token that is read.
+    """
+    if not word.strip():
+        raise InputError("subject_word is empty; give the word of the prompt that stands for the subject")
+    found = list(_pattern(word.strip()).finditer(prompt))
+    if not found:
+        spoken = list(dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)))
+        hint = did_you_mean(word, spoken) or (f" Its words are: {', '.join(spoken)}." if spoken else "")
+        raise WordNotFound(f"the prompt {prompt!r} does not say {word!r}.{hint}")
+    if occurrence is None and len(found) > 1:
+        raise WordAmbiguous(
+            f"the prompt {prompt!r} says {word!r} {len(found)} times; choose one with occurrence=1 to {len(found)}"
+        )
+    if occurrence is not None and not 1 <= occurrence <= len(found):
+        raise InputError(f"occurrence must be from 1 to {len(found)} for {word!r} in {prompt!r}, but is {occurrence}")
+    match = found[(occurrence or 1) - 1]
+    encoded = tokenizer(
+        prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True, verbose=False
+    )
+    tokens = tuple(
+        position
+        for position, (start, end) in enumerate(encoded["offset_mapping"])
+        if start < match.end() and end > match.start() and end > start
+    )
+    whole = bool(tokens) and encoded["offset_mapping"][tokens[-1]][1] >= match.end()
+    if not whole:
+        raise WordTruncated(
+            f"{match.group()!r} lies beyond the {tokenizer.model_max_length} tokens that the text encoder reads; "
+            f"shorten the prompt or move the word forward"
+        )
+    pieces = tokenizer.convert_ids_to_tokens([encoded["input_ids"][position] for position in tokens])
+    return TargetWord(match.group(), match.start(), tokens, tuple(pieces))
+
+
+def word_columns(words: Sequence[TargetWord], num_tokens: int) -> Tensor:
+    """Return `[b, num_tokens]` float32: 1 on each word's tokens, 0 elsewhere."""
+    columns = torch.zeros(len(words), num_tokens)
+    for row, word in enumerate(words):
+        columns[row, list(word.tokens)] = 1.0
+    return columns
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the text encoder made of `b` prompts."""
+
+    states: Tensor
+    """`[b, t, c_t]`, one row a token."""
+    keep: Tensor | None
+    """`[b, t]` bool, False on padding; None where padding counts like any token, as in Stable Diffusion."""
+
+
+@torch.no_grad()
+def encode_prompts(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, *, shortest: bool = False
+) -> TextStates:
+    """Encode prompts.
+
+    Args:
+        prompts: `b` sentences; what exceeds the tokenizer's `model_max_length` is cut off.
+        tokenizer: of the text encoder.
+        text_encoder: its last hidden states are used; padding is masked if its config says `use_attention_mask`.
+        shortest: pad to the longest prompt only, which gives the same result where padding is masked.
+    """
+    encoded = tokenizer(
+        list(prompts),
+        padding="longest" if shortest else "max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).to(text_encoder.device)
+    masked = getattr(text_encoder.config, "use_attention_mask", False)
+    keep = encoded["attention_mask"] if masked else None
+    states = text_encoder(encoded["input_ids"], attention_mask=keep)[0]
+    return TextStates(states, keep.bool() if keep is not None else None)

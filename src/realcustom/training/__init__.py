@@ -1,0 +1,1 @@
+"""Training: one loop, one checkpoint format, and an objective for each part of a model."""

@@ -1,0 +1,49 @@
+"""What every training run is told, whatever it trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from realcustom.options import Options
+
+
+class TrainingOptions(Options):
+    """How long, how fast and how often; names follow diffusers' training scripts."""
+
+    max_train_steps: PositiveInt
+    """Optimiser steps until the run is complete."""
+    train_batch_size: PositiveInt
+    """Examples in a batch, on each process."""
+    learning_rate: PositiveFloat
+    gradient_accumulation_steps: PositiveInt = 1
+    lr_warmup_steps: NonNegativeInt = 200
+    lr_decay_steps: NonNegativeInt = 0
+    """Length of the linear decay to zero at the end of the run; 0 keeps the rate constant."""
+    adam_beta2: float = 0.99
+    adam_weight_decay: float = 0.01
+    max_grad_norm: PositiveFloat = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: Literal["no", "fp16", "bf16"] = "bf16"
+    seed: NonNegativeInt = 0
+    dataloader_num_workers: NonNegativeInt = 1
+    logging_steps: PositiveInt = 50
+    validation_steps: PositiveInt = 1000
+    checkpointing_steps: PositiveInt = 500
+    checkpoints_total_limit: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> TrainingOptions:
+        if self.lr_warmup_steps + self.lr_decay_steps > self.max_train_steps:
+            raise ValueError(
+                f"lr_warmup_steps ({self.lr_warmup_steps}) and lr_decay_steps ({self.lr_decay_steps}) together exceed "
+                f"max_train_steps ({self.max_train_steps})"
+            )
+        return self
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of optimiser step `step`, counted from 0: warm-up, constant, linear decay."""
+        warm = (step + 1) / self.lr_warmup_steps if self.lr_warmup_steps else 1.0
+        left = (self.max_train_steps - step) / self.lr_decay_steps if self.lr_decay_steps else 1.0
+        return self.learning_rate * max(0.0, min(1.0, warm, left))
