@@ -69,6 +69,19 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         fixed = {"text_dim": unet.config.cross_attention_dim, "latent_channels": unet.config.in_channels}
         return cls(layers=layers, **{**fixed, **config})
 
+    def forward(
+        self,
+        features: Float[Tensor, "b i c_f"],
+        text: TextStates,
+        latents: Float[Tensor, "b c h w"],
+        alpha: Float[Tensor, " b"],
+        *,
+        token_ratio: float,
+    ) -> Subject:
+        """Return what the UNet's layers attend to, from image features in one go, as training needs it (RC 4-10)."""
+        tokens = self.tokens(features)
+        return self.act(tokens, self.keys_values(tokens), text, latents, alpha, token_ratio=token_ratio)
+
     def tokens(self, features: Float[Tensor, "b i c_f"]) -> Float[Tensor, "b i c_i"]:
         """Return the subject's tokens f_ci of its image features; once a subject."""
         return features if self.projector is None else self.projector(features)

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
@@ -60,7 +61,7 @@ def resolve(
         ) from error
 
 
-def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Load every model of a pipeline's folder strictly, except those that are `given`.
 
     Schedulers and tokenizers, which have no tensors, are left to diffusers.
@@ -81,12 +82,14 @@ def load_components(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         component = getattr(importlib.import_module(library), class_name, None)
         if isinstance(component, type) and issubclass(component, nn.Module):
-            loaded[name] = load_strictly(component, folder / name)
+            loaded[name] = load_strictly(component, folder / name, dtype)
     return loaded
 
 
-def load_strictly(component: type, folder: Path) -> Any:
+def load_strictly(component: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
+
+    It holds numbers of type `dtype` whatever the file holds, and is in evaluation mode.
 
     Raises:
         CheckpointMismatch: tensors are missing, unexpected or of another shape.
@@ -104,4 +107,4 @@ def load_strictly(component: type, folder: Path) -> Any:
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or unexpected or shapes:
         raise CheckpointMismatch(str(folder), missing, unexpected, shapes)
-    return model.eval()
+    return model.to(dtype).eval()

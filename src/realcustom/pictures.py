@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,3 +23,22 @@ def sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.
     for place, picture in enumerate(pictures):
         whole.paste(picture, (place % columns * (width + gap), place // columns * (height + gap)))
     return whole
+
+
+def mask_over(picture: Image.Image, mask: Tensor) -> Image.Image:
+    """Return the picture with a mask `[h, w]` in [0, 1] laid over it: bright where the subject may act."""
+    weight = _grey(mask, picture.size)
+    dimmed = Image.blend(picture.convert("RGB"), Image.new("RGB", picture.size, "#202840"), 0.75)
+    return Image.composite(picture.convert("RGB"), dimmed, weight)
+
+
+def mask_strip(masks: Tensor, side: int, columns: int = 10) -> Image.Image:
+    """Return masks `[n, h, w]` in [0, 1], evenly picked from first to last, side by side: the word narrowing over the steps."""
+    picked = torch.linspace(0, len(masks) - 1, min(columns, len(masks))).round().long().unique()
+    width = round(side * masks.shape[2] / masks.shape[1])
+    return sheet([_grey(masks[step], (width, side)).convert("RGB") for step in picked.tolist()], columns=len(picked))
+
+
+def _grey(mask: Tensor, size: tuple[int, int]) -> Image.Image:
+    levels = (mask.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)

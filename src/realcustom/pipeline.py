@@ -101,10 +101,7 @@ class RealCustomPipeline(DiffusionPipeline):
         hub = {name: kwargs.pop(name) for name in ("revision", "token", "local_files_only") if name in kwargs}
         folder = resolve(pretrained_model_name_or_path, **hub)
         given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
-        components = load_components(folder, given)
-        dtype = kwargs.get("torch_dtype")
-        if dtype is not None:
-            components = {k: v.to(dtype) if isinstance(v, torch.nn.Module) else v for k, v in components.items()}
+        components = load_components(folder, given, kwargs.pop("torch_dtype", None) or torch.float32)
         return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
 
     @classmethod

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer, BertModel
 
 from realcustom.attention import attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
+from realcustom.loading import load_strictly
 from realcustom.masks import aggregate, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
@@ -60,14 +61,13 @@ class BaseObjective:
 
     def __init__(self, recipe: BaseRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.autoencoder = AutoencoderDC.from_pretrained(recipe.autoencoder).requires_grad_(False).eval()
-        self.text_encoder = AutoModel.from_pretrained(recipe.text / "text_encoder", add_pooling_layer=False)
-        self.text_encoder.float().requires_grad_(False).eval()
+        self.autoencoder = load_strictly(AutoencoderDC, recipe.autoencoder).requires_grad_(False)
+        self.text_encoder = load_strictly(BertModel, recipe.text / "text_encoder").requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
         self.sampler = DDIMScheduler(**recipe.scheduler)
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
         self.model: nn.Module = (
-            UNet2DConditionModel.from_pretrained(recipe.initial_unet)
+            load_strictly(UNet2DConditionModel, recipe.initial_unet)
             if recipe.initial_unet
             else UNet2DConditionModel(**recipe.unet)
         )

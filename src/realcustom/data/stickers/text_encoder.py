@@ -27,7 +27,7 @@ def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, 
         max_tokens: longest prompt in tokens.
     """
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = BertModel.from_pretrained(source, num_hidden_layers=layers, add_pooling_layer=False, dtype=torch.float32)
+    model = BertModel.from_pretrained(source, num_hidden_layers=layers, dtype=torch.float32)
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     spoken = [f"{drawing.noun} {drawing.kind}" for drawing in vocabulary()] + [
         " ".join(place.phrases) for place in PLACES

@@ -1,0 +1,40 @@
+"""`realcustom train`: from a recipe to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from realcustom.data.sources import open_source
+from realcustom.options import load_options
+from realcustom.training import loop
+from realcustom.training.adapter import AdapterObjective, AdapterRecipe
+from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
+from realcustom.training.base import BaseObjective, BaseRecipe
+from realcustom.training.package import PackageRecipe, package
+
+_PARTS = {
+    "autoencoder": (AutoencoderRecipe, AutoencoderObjective),
+    "base": (BaseRecipe, BaseObjective),
+    "adapter": (AdapterRecipe, AdapterObjective),
+}
+
+VALIDATION_SEED = 1
+"""Of the validation scenes, the same in every run, so that figures can be compared."""
+
+
+def train(part: str, config: Path, overrides: Sequence[str]) -> None:
+    """Run, or go on with, the run that a recipe describes.
+
+    Raises:
+        InputError: the recipe or what it refers to cannot be used.
+    """
+    if part == "package":
+        package(load_options(PackageRecipe, config, overrides))
+        return
+    recipe_class, objective_class = _PARTS[part]
+    recipe = load_options(recipe_class, config, overrides)
+    objective = objective_class(recipe, open_source(recipe.data, "validation", seed=VALIDATION_SEED))
+    loop.train(
+        objective, open_source(recipe.data, "train", seed=recipe.training.seed), recipe.training, recipe.output_dir
+    )
