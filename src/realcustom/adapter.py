@@ -59,8 +59,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         self.to_v = nn.ModuleDict(
             {_key(name): nn.Linear(token_dim, width, bias=False) for name, width in layers.items()}
         )
-        for layer in self.to_v.values():
-            nn.init.zeros_(layer.weight)  # the base's own pictures at the start of training
+        for weight in self.to_v.parameters():
+            nn.init.zeros_(weight)  # the base's own pictures at the start of training
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel, **config: int | float) -> RealCustomAdapter:

@@ -77,13 +77,12 @@ class AttentionTap:
 
     def text_keys_values(self, name: str, attn: Attention, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, t, c]` of the text, from the cache where it holds this very tensor."""
-        if self.text_cache is None:
-            return attn.to_k(text), attn.to_v(text)
-        entries = self.text_cache.setdefault(name, [])
+        entries = [] if self.text_cache is None else self.text_cache.setdefault(name, [])
         for known, keys, values in entries:
             if known is text:
                 return keys, values
-        entries.append((text, attn.to_k(text), attn.to_v(text)))
+        normed = attn.norm_encoder_hidden_states(text) if attn.norm_cross else text
+        entries.append((text, attn.to_k(normed), attn.to_v(normed)))
         return entries[-1][1:]
 
 
@@ -109,17 +108,27 @@ class SubjectAttnProcessor:
         residual, shape = hidden_states, hidden_states.shape
         if attn.spatial_norm is not None:
             hidden_states = attn.spatial_norm(hidden_states, temb)
-        if hidden_states.ndim == 4:
+        if len(shape) == 4:
             hidden_states = rearrange(hidden_states, "b c h w -> b (h w) c")
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        output = self._cross_attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        output = attn.to_out[1](attn.to_out[0](output))
+        if len(shape) == 4:
+            output = rearrange(output, "b (h w) c -> b c h w", h=shape[2])
+        if attn.residual_connection:
+            output = output + residual
+        return output / attn.rescale_output_factor
+
+    def _cross_attend(
+        self, attn: Attention, cells: Tensor, text: Tensor | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        """Return the attention of the cells `[b, q, c]` to the text and to the subjects, before the output projection."""
+        text = cells if text is None else text
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, text.shape[1], text.shape[0])
             attention_mask = rearrange(attention_mask, "(b n) q t -> b n q t", n=attn.heads)
         if attn.group_norm is not None:
-            hidden_states = rearrange(attn.group_norm(rearrange(hidden_states, "b q c -> b c q")), "b c q -> b q c")
-        if attn.norm_cross:
-            text = attn.norm_encoder_hidden_states(text)
-        query, (key, value) = attn.to_q(hidden_states), self.tap.text_keys_values(self.name, attn, text)
+            cells = rearrange(attn.group_norm(rearrange(cells, "b q c -> b c q")), "b c q -> b q c")
+        query, (key, value) = attn.to_q(cells), self.tap.text_keys_values(self.name, attn, text)
         query, key, value = (_split_heads(tensor, attn.heads) for tensor in (query, key, value))
         if attn.norm_q is not None:
             query = attn.norm_q(query)
@@ -129,16 +138,11 @@ class SubjectAttnProcessor:
             self._record(query, key, attention_mask, self.tap.word)
         output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
         if self.tap.subjects:
-            visual = sum(self._attend(query, subject) for subject in self.tap.subjects)
+            visual = torch.stack([self._attend(query, subject) for subject in self.tap.subjects]).sum(dim=0)
             if self.tap.strengths is not None:
                 self.tap.strengths[self.name] = (_root_mean_square(visual), _root_mean_square(output))
             output = output + visual
-        output = attn.to_out[1](attn.to_out[0](output.to(query.dtype)))
-        if len(shape) == 4:
-            output = rearrange(output, "b (h w) c -> b c h w", h=shape[2])
-        if attn.residual_connection:
-            output = output + residual
-        return output / attn.rescale_output_factor
+        return output.to(query.dtype)
 
     def _record(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, word: Tensor) -> None:
         """Keep the word's column of the attention map of the last samples; the map itself is dropped at once."""

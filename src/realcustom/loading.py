@@ -55,9 +55,9 @@ def resolve(
             )
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint = did_you_mean(str(name), EMBEDDED)
+        hint, reason = did_you_mean(str(name), EMBEDDED), f"{type(error).__name__}: {error}"
         raise InputError(
-            f"there is no embedded model, folder or reachable hub model called {str(name)!r}.{hint} ({type(error).__name__}: {error})"
+            f"there is no embedded model, folder or reachable hub model called {str(name)!r}.{hint} ({reason})"
         ) from error
 
 
@@ -76,7 +76,7 @@ def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype =
         if name in given or not isinstance(entry, list) or entry[0] is None:
             continue
         library, class_name = entry
-        if library not in _LIBRARIES:
+        if library.split(".")[0] not in _LIBRARIES:
             raise InputError(
                 f"the component {name} of {folder} is a {library}.{class_name}; only {_LIBRARIES} are loaded"
             )
@@ -86,7 +86,7 @@ def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype =
     return loaded
 
 
-def load_strictly(component: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
 
     It holds numbers of type `dtype` whatever the file holds, and is in evaluation mode.

@@ -54,7 +54,7 @@ def aggregate(
     """
     if not maps:
         raise InputError("there is no attention map to average; was the text branch run with recording on?")
-    finest = max((tuple(layer.shape[-2:]) for layer in maps), key=lambda shape: shape[0] * shape[1])
+    finest = max(((layer.shape[1], layer.shape[2]) for layer in maps), key=lambda shape: shape[0] * shape[1])
     resized = [resize_mask(layer, size or finest) for layer in maps]
     if normalization == "min_max_per_layer":
         resized = [_min_max(layer) for layer in resized]

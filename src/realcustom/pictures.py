@@ -1,12 +1,56 @@
-"""Pictures for people: tensors to pictures, and sheets of many."""
+"""Pictures for people: from and to files, from tensors, sheets of many, and masks made visible."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from realcustom.errors import InputError
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Return a picture file, decoded.
+
+    Raises:
+        InputError: there is no such file, or it is no whole picture.
+    """
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError:
+        raise InputError(f"there is no picture {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture: {error}") from error
+    return picture
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that appears under its name only when it is whole.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    draft = None
+    try:
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".png")
+        with os.fdopen(handle, "wb") as stream:
+            picture.save(stream, "PNG")
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(draft, 0o666 & ~umask)
+        os.replace(draft, path)
+    except BaseException as error:
+        if draft is not None:
+            Path(draft).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:

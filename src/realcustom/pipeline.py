@@ -6,7 +6,8 @@ subject, paints the subject there (RC section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,40 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
-from einops import repeat
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter, alpha_at
-from realcustom.attention import AttentionTap, Subject, attached
+from realcustom.attention import AttentionTap, attached
 from realcustom.errors import InputError
 from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.loading import load_components, resolve
 from realcustom.masks import Normalization, aggregate, coverage, influence_scope, resize_mask
 from realcustom.projector import latent_features
-from realcustom.prompts import TargetWord, TextStates, encode_prompts, find_word, word_columns
+from realcustom.prompts import TextStates, encode_prompts, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
 
 StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class _SubjectCall:
+    """What one call of the pipeline knows of its subject, and what its steps have found."""
+
+    tokens: Tensor
+    keys_values: Mapping[str, tuple[Tensor, Tensor]]
+    columns: Tensor
+    given_mask: Tensor | None
+    mask_scope: float
+    mask_normalization: Normalization
+    mask_binary: bool
+    token_ratio: float
+    scale: float
+    guidance_scale: float
+    subject_guidance_scale: float
+    masks: list[Tensor] = field(default_factory=list)
+    strengths: list[float | None] = field(default_factory=list)
 
 
 class RealCustomPipeline(DiffusionPipeline):
@@ -136,7 +155,7 @@ class RealCustomPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> RealCustomOutput | tuple:
+    ) -> RealCustomOutput:
         """Make pictures.
 
         Args:
@@ -162,7 +181,7 @@ class RealCustomPipeline(DiffusionPipeline):
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
             subject_scale: multiplies the subject's contribution to every layer; 0 gives the plain picture.
             output_type: "pil", "np", "pt" or "latent".
-            return_dict: False returns the plain tuple (images, masks, report).
+            return_dict: False returns the plain tuple of those of images, masks and report that there are.
             callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; what it returns
                 replaces the tensors. It may set `pipeline._interrupt` to stop.
             callback_on_step_end_tensor_inputs: which tensors it gets: "latents", "mask".
@@ -184,10 +203,13 @@ class RealCustomPipeline(DiffusionPipeline):
             config.subject_guidance_scale if subject_guidance_scale is None else subject_guidance_scale
         )
         mask_scope = config.mask_scope if mask_scope is None else mask_scope
-        self._check_inputs(
-            prompts, subject_image, subject_word, height, width, num_inference_steps, num_images_per_prompt, mask_scope,
-            token_ratio, callback_on_step_end_tensor_inputs,
-        )  # fmt: skip
+        if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
+            raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
+        self._check_subject(subject_image, subject_word)
+        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
+        self._check_numbers(height, width, counts, mask_scope, token_ratio)
+        self._check_scheduler()
+        self._check_callback(callback_on_step_end_tensor_inputs)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         samples = len(prompts) * num_images_per_prompt
@@ -195,7 +217,9 @@ class RealCustomPipeline(DiffusionPipeline):
         self._interrupt = False
 
         # 2. The target word
-        words = self._find_words(prompts, subject_word, occurrence) if subject_image is not None else []
+        words = [] if subject_word is None else [
+            find_word(sentence, subject_word, self.tokenizer, occurrence=occurrence) for sentence in prompts
+        ]  # fmt: skip
 
         # 3. Text
         negatives = (
@@ -210,91 +234,58 @@ class RealCustomPipeline(DiffusionPipeline):
         both = _concatenate(negative, text)
 
         # 4. Subject
-        acts = subject_image is not None and subject_scale != 0
-        if acts:
-            tokens = self.adapter.tokens(self._features(subject_image, height, width).to(dtype))
-            keys_values = self.adapter.keys_values(tokens.expand(samples, -1, -1))
+        subject = None
+        grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+        if subject_image is not None:
+            columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
+            tokens = self.adapter.tokens(self._features(subject_image).to(dtype)).expand(samples, -1, -1)
+            subject = _SubjectCall(
+                tokens=tokens,
+                keys_values=self.adapter.keys_values(tokens),
+                columns=columns.to(device),
+                given_mask=None if mask is None else _as_mask(mask, samples, grid, device),
+                mask_scope=mask_scope,
+                mask_normalization=mask_normalization,
+                mask_binary=mask_binary,
+                token_ratio=token_ratio,
+                scale=subject_scale,
+                guidance_scale=guidance_scale,
+                subject_guidance_scale=subject_guidance_scale,
+            )
 
         # 5. Timesteps and first latents
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
-        given_mask = None if mask is None else _as_mask(mask, samples, grid, device)
         step_options = self.prepare_extra_step_kwargs(generator, eta)
 
         # 6. Denoise
-        masks: list[Tensor] = []
-        strengths: list[float | None] = []
-        with attached(self.unet) as tap, self.progress_bar(total=num_inference_steps) as bar:
+        with attached(self.unet) as tap, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             tap.latent_size, tap.text_cache = grid, {}
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
                     break
                 noisy = self.scheduler.scale_model_input(latents, timestep)
-                if subject_image is None:
+                if subject is None:
                     prediction = self._predict_plain(noisy, timestep, both, text, guidance_scale)
                 else:
-                    # T2I, together with the unconditional branch: text only, and where the word looks
-                    tap.word = None if given_mask is not None else repeat(
-                        word_columns(words, text.states.shape[1]), "b t -> (b r) t", r=num_images_per_prompt
-                    ).to(device)  # fmt: skip
-                    predictions = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both)
-                    unconditional, from_text = predictions.chunk(2)
-                    step_mask = given_mask if given_mask is not None else influence_scope(
-                        aggregate(list(tap.maps.values()), normalization=mask_normalization, size=grid),
-                        mask_scope=mask_scope, binary=mask_binary,
-                    )  # fmt: skip
-                    masks.append(step_mask.cpu())
-                    # TI2I: text and subject, where the mask lets it act
-                    from_both, strength = from_text, None
-                    if acts and bool(step_mask.any()):
-                        alpha = alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(samples)
-                        subject = self.adapter.act(
-                            tokens.expand(samples, -1, -1), keys_values, text, noisy, alpha,
-                            token_ratio=token_ratio, mask=step_mask.to(dtype), scale=subject_scale,
-                        )  # fmt: skip
-                        from_both, strength = self._predict_with_subject(tap, subject, noisy, timestep, text)
-                    strengths.append(strength)
-                    prediction = cascade_guidance(
-                        unconditional, from_text, from_both,
-                        guidance_scale=guidance_scale, subject_guidance_scale=subject_guidance_scale,
-                    )  # fmt: skip
+                    prediction = self._predict_customized(tap, subject, noisy, timestep, both, text)
                 latents = self.scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
                 latents = latents.to(dtype)
                 if callback_on_step_end is not None:
-                    known = {"latents": latents, "mask": masks[-1] if masks else None}
+                    known = {"latents": latents, "mask": subject.masks[-1] if subject else None}
                     wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    returned = callback_on_step_end(self, step, timestep, wanted) or {}
-                    latents = returned.get("latents", latents)
+                    latents = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", latents)
                 bar.update()
 
         # 7. Decode and report
-        images = self._decode(latents, output_type)
+        output = RealCustomOutput(images=self._decode(latents, output_type))
+        if subject is not None and subject.masks:
+            output.masks = SubjectMasks(torch.stack(subject.masks))
+            output.report = Report(words, [coverage(step).tolist() for step in subject.masks], subject.strengths)
         self.maybe_free_model_hooks()
-        output = RealCustomOutput(images=images)
-        if masks:
-            output = RealCustomOutput(
-                images=images,
-                masks=SubjectMasks(torch.stack(masks)),
-                report=Report(words, [coverage(step).tolist() for step in masks], strengths),
-            )
-        return output if return_dict else (output.images, output.masks, output.report)
+        return output if return_dict else output.to_tuple()
 
-    def _check_inputs(
-        self,
-        prompts: list[str],
-        subject_image: Image.Image | None,
-        subject_word: str | None,
-        height: int,
-        width: int,
-        num_inference_steps: int,
-        num_images_per_prompt: int,
-        mask_scope: float,
-        token_ratio: float,
-        callback_on_step_end_tensor_inputs: Sequence[str],
-    ) -> None:
-        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-            raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompts!r}")
+    def _check_subject(self, subject_image: Image.Image | None, subject_word: str | None) -> None:
         if (subject_image is None) != (subject_word is None):
             given, absent = (
                 ("subject_word", "subject_image") if subject_image is None else ("subject_image", "subject_word")
@@ -302,44 +293,47 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError(
                 f"{given} was given without {absent}; a subject needs its picture and its word in the prompt"
             )
-        if subject_image is not None and not isinstance(subject_image, Image.Image):
+        if subject_image is None:
+            return
+        if not isinstance(subject_image, Image.Image):
             raise InputError(f"subject_image must be a PIL picture, but is a {type(subject_image).__name__}")
-        if subject_image is not None and self.adapter is None:
+        if self.adapter is None:
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
+
+    def _check_numbers(
+        self, height: int, width: int, counts: dict[str, int], mask_scope: float, token_ratio: float
+    ) -> None:
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):
             if side <= 0 or side % factor:
                 raise InputError(f"{name} must be a positive multiple of {factor} pixels, but is {side}")
-        for name, count in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_images_per_prompt", num_images_per_prompt),
-        ):
+        for name, count in counts.items():
             if count < 1:
                 raise InputError(f"{name} must be at least 1, but is {count}")
         if not 0 <= mask_scope <= 1:
             raise InputError(f"mask_scope must be a share from 0 to 1, but is {mask_scope}")
         if not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
+
+    def _check_scheduler(self) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):
+            fitting = ", ".join(sorted(kind.__name__ for kind in self.scheduler.compatibles))
             raise InputError(
-                f"{type(self.scheduler).__name__} has no discrete noise schedule, so it does not fit this model; take one "
-                f"of {', '.join(sorted(kind.__name__ for kind in self.scheduler.compatibles))}"
+                f"{type(self.scheduler).__name__} has no discrete noise schedule, so it does not fit this model; "
+                f"take one of {fitting or 'DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler'}"
             )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+
+    def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
+        unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
         if unknown:
-            raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {sorted(unknown)}")
+            raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {unknown}")
 
-    def _find_words(self, prompts: Sequence[str], subject_word: str, occurrence: int | None) -> list[TargetWord]:
-        return [find_word(prompt, subject_word, self.tokenizer, occurrence=occurrence) for prompt in prompts]
-
-    def _features(self, picture: Image.Image, height: int, width: int) -> Tensor:
+    def _features(self, picture: Image.Image) -> Tensor:
         """Return the subject's image features `[1, i, c_f]`: its own latents, in patches."""
-        pixels = self.image_processor.preprocess(fit_reference(picture, self._reference_size()))
+        side = self.unet.config.sample_size * self.vae_scale_factor
+        pixels = self.image_processor.preprocess(fit_reference(picture, side))
         encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
         return latent_features(encoded.latent * self.vae.config.scaling_factor)
-
-    def _reference_size(self) -> int:
-        return self.unet.config.sample_size * self.vae_scale_factor
 
     def _first_latents(
         self,
@@ -373,17 +367,34 @@ class RealCustomPipeline(DiffusionPipeline):
         unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
         return direct_guidance(unconditional, from_text, guidance_scale=guidance_scale)
 
-    def _predict_with_subject(
-        self, tap: AttentionTap, subject: Subject, noisy: Tensor, timestep: Tensor, text: TextStates
-    ) -> tuple[Tensor, float]:
-        """Return the TI2I prediction, and how strong the visual attention was against the textual."""
-        tap.word, tap.subjects, tap.strengths = None, (subject,), {}
-        try:
-            prediction = self._predict(noisy, timestep, text)
-            ratios = [float(visual / textual) for visual, textual in tap.strengths.values()]
-        finally:
+    def _predict_customized(
+        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates
+    ) -> Tensor:
+        """Return the guided prediction of one step (RC section 3.3): T2I finds the mask, TI2I paints the subject in it."""
+        # T2I, together with the unconditional branch: text only, and where the word looks
+        tap.word = call.columns if call.given_mask is None else None
+        unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
+        tap.word = None
+        mask = call.given_mask
+        if mask is None:
+            relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
+            mask = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
+        # TI2I, where it can differ: text and subject
+        from_both, strength = from_text, None
+        if call.scale != 0 and bool(mask.any()):
+            alpha = alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy))
+            acting = self.adapter.act(
+                call.tokens, call.keys_values, text, noisy, alpha,
+                token_ratio=call.token_ratio, mask=mask.to(noisy), scale=call.scale,
+            )  # fmt: skip
+            tap.subjects, tap.strengths = (acting,), {}
+            from_both = self._predict(noisy, timestep, text)
+            strength = float(np.mean([float(visual / textual) for visual, textual in tap.strengths.values()]))
             tap.subjects, tap.strengths = (), None
-        return prediction, float(np.mean(ratios))
+        call.masks.append(mask.cpu())
+        call.strengths.append(strength)
+        scales = {"guidance_scale": call.guidance_scale, "subject_guidance_scale": call.subject_guidance_scale}
+        return cascade_guidance(unconditional, from_text, from_both, **scales)
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":

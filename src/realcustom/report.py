@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
 from realcustom.masks import coverage
@@ -60,8 +59,8 @@ class Report:
 class RealCustomOutput(BaseOutput):
     """Pictures, and what is to be said about them."""
 
-    images: list[Image.Image] | Any
-    """PIL pictures, or an array or tensor as `output_type` says."""
+    images: Any
+    """A list of PIL pictures, or an array or tensor as `output_type` says."""
     masks: SubjectMasks | None = None
     """None where there was no subject."""
     report: Report | None = None

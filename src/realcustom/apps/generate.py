@@ -8,7 +8,6 @@ import os
 import random
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,9 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from PIL import Image, UnidentifiedImageError
 
 from realcustom.errors import InputError, did_you_mean
-from realcustom.pictures import mask_over, mask_strip
+from realcustom.pictures import mask_over, mask_strip, read_picture, write_picture
 from realcustom.pipeline import RealCustomPipeline
 
 SCHEDULERS = {
@@ -35,6 +33,9 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 """Short names of diffusers' schedulers; their class names are understood, too."""
+
+MASK_STEPS, MASK_OVER = "mask-steps", "mask"
+"""What is added to a picture's name for the pictures of its mask."""
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -68,68 +69,20 @@ def generate(options: argparse.Namespace) -> None:
         token_ratio=options.token_ratio,
         subject_scale=options.subject_scale,
     )
-    seconds = time.monotonic() - started
-    written = []
+    seconds = round(time.monotonic() - started, 3)
+    assert result.masks is not None
+    assert result.report is not None
     for number, (path, picture) in enumerate(zip(outputs, result.images, strict=True)):
-        pictures = [(path, picture)]
+        write_picture(picture, path)
         if options.save_masks:
-            pictures += [
-                (_beside(path, "mask-steps"), mask_strip(result.masks.steps[:, number], picture.height)),
-                (_beside(path, "mask"), mask_over(picture, result.masks.final[number])),
-            ]
-        for target, content in pictures:
-            write_picture(content, target)
-        written.append({"image": str(path), "seed": seeds[number], "also": [str(target) for target, _ in pictures[1:]]})
+            write_picture(mask_strip(result.masks.steps[:, number], picture.height), _beside(path, MASK_STEPS))
+            write_picture(mask_over(picture, result.masks.final[number]), _beside(path, MASK_OVER))
     if options.json:
-        about = {
-            "pictures": written,
-            "model": options.model,
-            "seconds": round(seconds, 3),
-            "report": result.report.to_dict(),
-        }
+        pictures = [{"image": str(path), "seed": value} for path, value in zip(outputs, seeds, strict=True)]
+        about = {"pictures": pictures, "model": options.model, "seconds": seconds, "report": result.report.to_dict()}
         print(json.dumps(about))
     else:
-        for item in written:
-            print(f"{item['image']} (seed {item['seed']})", *(f"  {path}" for path in item["also"]), sep="\n")
-
-
-def read_picture(path: Path) -> Image.Image:
-    """Return a picture file, decoded.
-
-    Raises:
-        InputError: there is no such file, or it is no whole picture.
-    """
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise InputError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
-    return picture
-
-
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that appears under its name only when it is whole.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    draft = None
-    try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".png")
-        with os.fdopen(handle, "wb") as stream:
-            picture.save(stream, "PNG")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)
-        os.replace(draft, path)
-    except BaseException as error:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
+        print(*(f"{path} (seed {value})" for path, value in zip(outputs, seeds, strict=True)), sep="\n")
 
 
 def scheduler_class(name: str) -> type[SchedulerMixin]:
@@ -173,7 +126,7 @@ def _output_paths(options: argparse.Namespace, seeds: Sequence[int]) -> list[Pat
     if not base.parent.is_dir():
         raise InputError(f"the folder {base.parent} for the output does not exist; make it first")
     paths = [base] if len(seeds) == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(len(seeds))]
-    extra = ("mask-steps", "mask") if options.save_masks else ()
+    extra = (MASK_STEPS, MASK_OVER) if options.save_masks else ()
     taken = [path for one in paths for path in (one, *(_beside(one, kind) for kind in extra)) if path.exists()]
     if taken and not options.overwrite:
         raise InputError(f"{taken[0]} exists; choose another --output, or --overwrite it")

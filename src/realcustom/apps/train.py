@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from realcustom.data.sources import open_source
 from realcustom.options import load_options
@@ -13,7 +14,7 @@ from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRec
 from realcustom.training.base import BaseObjective, BaseRecipe
 from realcustom.training.package import PackageRecipe, package
 
-_PARTS = {
+_PARTS: dict[str, tuple[Any, Any]] = {
     "autoencoder": (AutoencoderRecipe, AutoencoderObjective),
     "base": (BaseRecipe, BaseObjective),
     "adapter": (AdapterRecipe, AdapterObjective),
@@ -33,7 +34,7 @@ def train(part: str, config: Path, overrides: Sequence[str]) -> None:
         package(load_options(PackageRecipe, config, overrides))
         return
     recipe_class, objective_class = _PARTS[part]
-    recipe = load_options(recipe_class, config, overrides)
+    recipe: Any = load_options(recipe_class, config, overrides)
     objective = objective_class(recipe, open_source(recipe.data, "validation", seed=VALIDATION_SEED))
     loop.train(
         objective, open_source(recipe.data, "train", seed=recipe.training.seed), recipe.training, recipe.output_dir

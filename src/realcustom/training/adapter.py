@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, BertModel
 
 from realcustom.adapter import RealCustomAdapter
@@ -65,7 +65,7 @@ class AdapterObjective:
         self.unet = load_strictly(UNet2DConditionModel, recipe.unet).requires_grad_(False)
         self.sampler = DDIMScheduler(**recipe.scheduler)
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
-        self.model: nn.Module = (
+        self.model = (
             load_strictly(RealCustomAdapter, recipe.initial_adapter)
             if recipe.initial_adapter
             else RealCustomAdapter.for_unet(self.unet, **recipe.adapter)
@@ -87,7 +87,9 @@ class AdapterObjective:
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
         return [{"params": others}, {"params": scoring, "scale": self.recipe.scoring_rate}]
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, model: RealCustomAdapter, batch: Batch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """Return the error at random noise levels, each picture conditioned on its reference."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
@@ -107,7 +109,7 @@ class AdapterObjective:
         latents = self.autoencoder.encode(pixels.to(self.autoencoder.device)).latent
         return latents.float() * self.autoencoder.config.scaling_factor
 
-    def validate(self, model: nn.Module) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self, model: RealCustomAdapter) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.
 
         `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps.
@@ -127,7 +129,7 @@ class AdapterObjective:
                 )
         return figures, self.draw(model) if self.recipe.drawn_examples else None
 
-    def draw(self, model: nn.Module) -> Image.Image:
+    def draw(self, model: RealCustomAdapter) -> Image.Image:
         """Return a sheet of held-out references, pictures of their subjects, and the same seeds without a subject."""
         pipeline = RealCustomPipeline(
             self.autoencoder, self.text_encoder, self.tokenizer, self.unet, self.sampler, model, num_inference_steps=25
@@ -145,17 +147,18 @@ class AdapterObjective:
                 ).images  # fmt: skip
         return sheet([picture for row in rows for picture in row], columns=count)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: RealCustomAdapter, folder: Path) -> None:
         """Write the adapter."""
         model.save_pretrained(folder / "adapter")
 
     def _predict(self, noisy: NoisyBatch, text: TextStates, subjects: Sequence[Subject]) -> Tensor:
         with attached(self.unet) as tap:
-            tap.latent_size, tap.subjects = tuple(noisy.noisy.shape[-2:]), subjects
+            tap.latent_size, tap.subjects = (noisy.noisy.shape[2], noisy.noisy.shape[3]), subjects
             return self.unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
 
     def _watch(self, name: str) -> Any:
         def remember(parameter: Tensor) -> None:
-            self._scoring_gradients[name] = float(parameter.grad.square().sum())
+            if parameter.grad is not None:
+                self._scoring_gradients[name] = float(parameter.grad.square().sum())
 
         return remember

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
@@ -58,7 +58,7 @@ class AutoencoderObjective:
 
     def __init__(self, recipe: AutoencoderRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.model: nn.Module = AutoencoderDC(**recipe.autoencoder)
+        self.model = AutoencoderDC(**recipe.autoencoder)
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)]).pixels
 
     def prepare(self, device: torch.device) -> None:
@@ -68,7 +68,7 @@ class AutoencoderObjective:
         """Return one group."""
         return [{"params": list(self.model.parameters())}]
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: AutoencoderDC, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the errors."""
         recipe, device = self.recipe, next(model.parameters()).device
         pixels = batch.pixels.to(device)
@@ -82,7 +82,7 @@ class AutoencoderObjective:
         total = absolute + recipe.square_weight * square + recipe.edge_weight * edge + recipe.latent_penalty * size
         return total, {"psnr": float(psnr(decoded.detach(), pixels).mean()), "latent_std": float(size.detach().sqrt())}
 
-    def validate(self, model: nn.Module) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self, model: AutoencoderDC) -> tuple[dict[str, float], Image.Image | None]:
         """Return the mean PSNR on held-out scenes, also of the mean error, and a sheet of pictures above decoded ones."""
         pixels = self.held_out.to(next(model.parameters()).device)
         decoded = torch.cat([model.decoder(model.encoder(part)).float().clamp(-1, 1) for part in pixels.split(16)])
@@ -90,7 +90,7 @@ class AutoencoderObjective:
         figures = {"psnr": float(psnr(decoded, pixels).mean()), "psnr_of_mean_error": float(-10 * error.log10())}
         return figures, sheet(to_pictures(torch.cat([pixels[:8], decoded[:8], pixels[8:16], decoded[8:16]])), columns=8)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: AutoencoderDC, folder: Path) -> None:
         """Write the autoencoder with the scaling factor that gives its latents unit variance on held-out scenes."""
         with torch.no_grad():
             latents = model.encoder(self.held_out.to(next(model.parameters())))

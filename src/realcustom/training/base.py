@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, BertModel
 
 from realcustom.attention import attached
@@ -66,7 +66,7 @@ class BaseObjective:
         self.tokenizer = AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
         self.sampler = DDIMScheduler(**recipe.scheduler)
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
-        self.model: nn.Module = (
+        self.model = (
             load_strictly(UNet2DConditionModel, recipe.initial_unet)
             if recipe.initial_unet
             else UNet2DConditionModel(**recipe.unet)
@@ -82,7 +82,9 @@ class BaseObjective:
         """Return one group."""
         return [{"params": list(self.model.parameters())}]
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, model: UNet2DConditionModel, batch: Batch, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted error at random noise levels."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
@@ -98,7 +100,7 @@ class BaseObjective:
         latents = self.autoencoder.encode(pixels.to(self.autoencoder.device)).latent
         return latents.float() * self.autoencoder.config.scaling_factor
 
-    def validate(self, model: nn.Module) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep, the error on held-out drawings and how well the noun's attention finds its thing."""
         batch, figures = self.held_out, {}
         latents = self.encode(batch.pixels)
@@ -107,11 +109,12 @@ class BaseObjective:
             find_word(caption, word, self.tokenizer, occurrence=1)
             for caption, word in zip(batch.captions, batch.words, strict=True)
         ]
+        grid = (latents.shape[2], latents.shape[3])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
         for step in MEASURED_TIMESTEPS:
             noisy = make_noisy(latents, self.scheduler, torch.full((len(latents),), step, device=latents.device), noise)
             with attached(model) as tap:
-                tap.latent_size = tuple(latents.shape[-2:])
+                tap.latent_size = grid
                 tap.word = word_columns(words, text.states.shape[1]).to(latents)
                 prediction = model(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
                 relevance = aggregate(list(tap.maps.values()))
@@ -119,10 +122,10 @@ class BaseObjective:
             if batch.regions is not None:
                 figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
         if batch.regions is not None:
-            figures["localisation/chance"] = chance(batch.regions, tuple(latents.shape[-2:]))
+            figures["localisation/chance"] = chance(batch.regions, grid)
         return figures, self.draw(model) if self.recipe.prompts else None
 
-    def draw(self, model: nn.Module) -> Image.Image:
+    def draw(self, model: UNet2DConditionModel) -> Image.Image:
         """Return a sheet of the recipe's prompts, each with the same first noise every time."""
         pipeline = RealCustomPipeline(self.autoencoder, self.text_encoder, self.tokenizer, model, self.sampler)
         pipeline.set_progress_bar_config(disable=True)
@@ -136,7 +139,7 @@ class BaseObjective:
         ).images
         return sheet(pictures, columns=8)
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: UNet2DConditionModel, folder: Path) -> None:
         """Write the UNet."""
         model.save_pretrained(folder / "unet")
 
@@ -155,7 +158,7 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
     Returns:
         Intersection over union, in [0, 1].
     """
-    truth = _regions_on(regions.to(relevance), tuple(relevance.shape[-2:]))
+    truth = _regions_on(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
     shares = (truth >= 0.5).float().mean(dim=(1, 2))
     scores = [
         overlap(influence_scope(relevance[row, None], mask_scope=float(share) + 1e-6, binary=True), truth[row, None])

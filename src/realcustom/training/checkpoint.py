@@ -114,9 +114,9 @@ def _restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], source: str
 ) -> None:
     states: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, key = name.rsplit("/", 1)
-        states.setdefault(parameter, {})[key] = tensor
+    for full_name, tensor in tensors.items():
+        name, key = full_name.rsplit("/", 1)
+        states.setdefault(name, {})[key] = tensor
     trained = dict(_trained(model))
     missing, unexpected = sorted(trained.keys() - states.keys()), sorted(states.keys() - trained.keys())
     if missing or unexpected:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,17 +27,19 @@ from realcustom.training.options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class Objective(Protocol):
+
+class Objective(Protocol[Model]):
     """What a run learns."""
 
-    model: nn.Module
+    model: Model
     """Whose parameters with `requires_grad` are trained; its whole state is saved."""
 
     def prepare(self, device: torch.device) -> None:
         """Move the frozen parts to the device."""
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the loss to be minimised, a scalar, and figures for the log; `model` is the wrapped `self.model`."""
         ...
 
@@ -45,11 +47,11 @@ class Objective(Protocol):
         """Return the optimiser's groups; an optional `scale` multiplies the learning rate of a group."""
         ...
 
-    def validate(self, model: nn.Module) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self, model: Model) -> tuple[dict[str, float], Image.Image | None]:
         """Return validation figures of `model`, the averaged weights, and a picture to look at."""
         ...
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Model, folder: Path) -> None:
         """Write the averaged weights in the layout in which others load them."""
         ...
 
@@ -86,7 +88,9 @@ def _forget_after(log: Path, step: int) -> None:
         log.write_text("".join(line + "\n" for line in lines))
 
 
-def train(objective: Objective, source: ExampleSource, options: TrainingOptions, folder: Path) -> checkpoint.Progress:
+def train(
+    objective: Objective[Model], source: ExampleSource, options: TrainingOptions, folder: Path
+) -> checkpoint.Progress:
     """Run, or go on with, the training in `folder` until it is complete.
 
     `folder` receives `checkpoint-*` folders, `log.jsonl` (one JSON object a line), `samples-*.png` and, at every
@@ -133,10 +137,10 @@ class Window:
         return means
 
 
-class _Run:
+class _Run(Generic[Model]):
     """What one call of `train` holds: the model, its average, its optimiser, and how far they have come."""
 
-    def __init__(self, objective: Objective, options: TrainingOptions, folder: Path) -> None:
+    def __init__(self, objective: Objective[Model], options: TrainingOptions, folder: Path) -> None:
         self.objective, self.options, self.folder = objective, options, folder
         self.accelerator = Accelerator(
             mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
@@ -148,7 +152,7 @@ class _Run:
         self._scales = [group.pop("scale", 1.0) for group in groups]
         betas = (0.9, options.adam_beta2)
         self._plain_optimizer = torch.optim.AdamW(
-            groups, lr=options.learning_rate, betas=betas, weight_decay=options.adam_weight_decay
+            groups, lr=options.learning_rate, betas=betas, weight_decay=options.adam_weight_decay, fused=True
         )
         self.average = AveragedModel(self.plain_model, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay))
         self.average.requires_grad_(False)

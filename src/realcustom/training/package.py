@@ -27,7 +27,7 @@ class PackageRecipe(Options):
     """Without it the model makes text-to-image pictures only."""
     scheduler: dict[str, Any]
     """Arguments of `diffusers.DDIMScheduler`."""
-    defaults: dict[str, float] = {}
+    defaults: dict[str, Any] = {}
     """Default arguments of the pipeline: guidance and steps."""
     overwrite: bool = False
     """Replace a model that lies in `output_dir`."""

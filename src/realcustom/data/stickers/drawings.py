@@ -146,8 +146,8 @@ def rasterise(svg: str) -> np.ndarray:
     """Draw an SVG so that it fills a 128 x 128 square in its longer direction; return `[128, 128, 4]` uint8 RGBA."""
     import resvg_py
 
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE + 32, height=SIDE + 32))))
-    picture = picture.convert("RGBA")
+    drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIDE + 32, height=SIDE + 32))
+    picture = Image.open(io.BytesIO(drawn)).convert("RGBA")
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox()
     picture = picture.crop(box).convert("RGBa")
     scale = SIDE / max(picture.size)

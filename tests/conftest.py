@@ -1,0 +1,123 @@
+"""Run-time shape checks for the package's code, and tiny real components that need neither network nor files."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import diffusers
+import jaxtyping
+import pytest
+import torch
+import transformers
+from PIL import Image, ImageDraw
+
+CHECKED = (
+    "adapter", "attention", "errors", "guidance", "loading", "masks", "options", "pictures", "projector", "prompts",
+    "report", "scoring", "data.stickers", "training.checkpoint", "training.diffusion", "training.options",
+)  # fmt: skip
+"""Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""
+
+jaxtyping.install_import_hook([f"realcustom.{name}" for name in CHECKED], "checker.check")
+transformers.logging.disable_progress_bar()
+diffusers.logging.disable_progress_bar()
+diffusers.logging.set_verbosity_error()
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(2)
+
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] a an the and dog cat cup robot toy bus pupp category ice cream on in at beach snow "
+    "red wooden ##s ##es ##y ##ies , ."
+).split()
+SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+
+
+class Tiny:
+    """Builders of tiny components with fixed weights."""
+
+    def tokenizer(self) -> transformers.BertTokenizerFast:
+        numbers = {word: number for number, word in enumerate(WORDS)}
+        return transformers.BertTokenizerFast(vocab=numbers, do_lower_case=True, model_max_length=16)
+
+    def clip_tokenizer(self) -> transformers.CLIPTokenizer:
+        pieces = ["<|startoftext|>", "<|endoftext|>", *"abdegostu", *(f"{letter}</w>" for letter in "adgsty,"), "do", "dog</w>"]
+        numbers = {piece: number for number, piece in enumerate(pieces)}
+        return transformers.CLIPTokenizer(vocab=numbers, merges=[("d", "o"), ("do", "g</w>")], model_max_length=16)
+
+    def text_encoder(self, *, use_attention_mask: bool = True) -> transformers.BertModel:
+        config = transformers.BertConfig(
+            vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=16,
+        )  # fmt: skip
+        config.use_attention_mask = use_attention_mask
+        return self._fixed(transformers.BertModel, config)
+
+    def unet(self, **changes: object) -> diffusers.UNet2DConditionModel:
+        settings = {
+            "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 64),
+            "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+            "layers_per_block": 1, "attention_head_dim": (2, 4), "cross_attention_dim": 32, "norm_num_groups": 8,
+        }  # fmt: skip
+        return self._fixed(diffusers.UNet2DConditionModel, **{**settings, **changes})
+
+    def autoencoder(self) -> diffusers.AutoencoderDC:
+        return self._fixed(
+            diffusers.AutoencoderDC, latent_channels=4, scaling_factor=0.7,
+            encoder_block_out_channels=[8, 8, 16], encoder_layers_per_block=[0, 1, 1], encoder_qkv_multiscales=[[], [], []],
+            decoder_block_out_channels=[16, 16, 32], decoder_layers_per_block=[0, 1, 1], decoder_qkv_multiscales=[[], [], []],
+        )  # fmt: skip
+
+    def autoencoder_kl(self) -> diffusers.AutoencoderKL:
+        return self._fixed(
+            diffusers.AutoencoderKL, latent_channels=4, block_out_channels=(8, 8, 16), norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        )  # fmt: skip
+
+    def scheduler(self, kind: str = "DDIMScheduler") -> diffusers.SchedulerMixin:
+        return getattr(diffusers, kind).from_config(diffusers.DDIMScheduler(clip_sample=False, **SCHEDULE).config)
+
+    def adapter(self, unet: diffusers.UNet2DConditionModel, *, trained: bool = True, **config: int | float) -> object:
+        """An adapter whose subject has an effect, unless it shall be as before any training."""
+        from realcustom.adapter import RealCustomAdapter
+
+        adapter = self._fixed(RealCustomAdapter.for_unet, unet, **{"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, **config})
+        if trained:
+            generator = torch.Generator().manual_seed(1)
+            for layer in adapter.to_v.values():
+                torch.nn.init.normal_(layer.weight, std=0.5, generator=generator)
+        return adapter
+
+    def pipeline(self, **changes: object) -> object:
+        from realcustom.pipeline import RealCustomPipeline
+
+        unet = self.unet()
+        parts = {
+            "vae": self.autoencoder(), "text_encoder": self.text_encoder(), "tokenizer": self.tokenizer(), "unet": unet,
+            "scheduler": self.scheduler(), "adapter": self.adapter(unet),
+            "num_inference_steps": 3, "guidance_scale": 3.0, "subject_guidance_scale": 4.0,
+        }  # fmt: skip
+        pipeline = RealCustomPipeline(**{**parts, **changes})
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def subject(self) -> Image.Image:
+        picture = Image.new("RGB", (40, 30), "#4080c0")
+        ImageDraw.Draw(picture).ellipse((8, 4, 30, 26), fill="orange")
+        return picture
+
+    @staticmethod
+    def _fixed(build: object, *args: object, **kwargs: object) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(*args, **kwargs).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

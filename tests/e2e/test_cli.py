@@ -1,0 +1,172 @@
+"""The command, as a user types it, on a tiny model in a folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realcustom.apps.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def subject(tiny, tmp_path):
+    path = tmp_path / "subject.png"
+    tiny.subject().save(path)
+    return path
+
+
+@pytest.fixture
+def run(model, subject, tmp_path, capsys):
+    def run(*extra, prompt="a robot on the beach", word="robot", picture=subject):
+        code = main(
+            ["generate", str(picture), prompt, "--word", word, "--model", str(model), "--device", "cpu", *extra]
+        )
+        return code, capsys.readouterr()
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_writes_the_picture_and_reports_the_seed(run, tmp_path):
+    code, said = run("--output", str(tmp_path / "new.png"), "--seed", "7")
+    assert code == 0, said.err
+    assert "seed 7" in said.out
+    assert pixels(tmp_path / "new.png").shape == (32, 32, 3)
+
+
+def test_names_the_picture_after_the_prompt_and_reports_a_random_seed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = run()
+    (written,) = tmp_path.glob("a-robot-on-the-beach-*.png")
+    assert code == 0
+    assert f"(seed {written.stem.rsplit('-', 1)[1]})" in said.out
+
+
+def test_picture_of_a_batch_is_the_single_run_with_its_seed(run, tmp_path):
+    assert run("--output", str(tmp_path / "many.png"), "--seed", "3", "--num-images", "3")[0] == 0
+    assert run("--output", str(tmp_path / "one.png"), "--seed", "5")[0] == 0
+    assert np.abs(pixels(tmp_path / "many-3.png") - pixels(tmp_path / "one.png")).max() <= 1
+    assert np.abs(pixels(tmp_path / "many-1.png") - pixels(tmp_path / "one.png")).max() > 1
+
+
+def test_json_is_the_only_thing_on_standard_output(run, tmp_path):
+    code, said = run("--output", str(tmp_path / "new.png"), "--seed", "7", "--json", "--save-masks")
+    about = json.loads(said.out)
+    assert code == 0
+    assert about["pictures"] == [{"image": str(tmp_path / "new.png"), "seed": 7}]
+    assert about["report"]["words"][0]["text"] == "robot"
+    assert {path.name for path in tmp_path.glob("new*.png")} == {"new.png", "new-mask.png", "new-mask-steps.png"}
+
+
+def test_options_reach_the_pipeline(run, tmp_path):
+    changes = {
+        "steps": ("--steps", "5"), "scheduler": ("--scheduler", "dpm++"), "negative": ("--negative-prompt", "a dog"),
+        "text": ("--guidance-scale", "9"), "subject": ("--subject-guidance-scale", "9"), "scope": ("--mask-scope", "0.9"),
+        "ratio": ("--token-ratio", "0.1"), "scale": ("--subject-scale", "0.1"),
+    }  # fmt: skip
+    assert run("--output", str(tmp_path / "plain.png"), "--seed", "1")[0] == 0
+    for name, extra in changes.items():
+        code, said = run("--output", str(tmp_path / f"by-{name}.png"), "--seed", "1", *extra)
+        assert code == 0, said.err
+        assert (pixels(tmp_path / f"by-{name}.png") != pixels(tmp_path / "plain.png")).any(), name
+    assert run("--output", str(tmp_path / "wide.png"), "--width", "48", "--height", "24")[0] == 0
+    assert pixels(tmp_path / "wide.png").shape == (24, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"word": "robots' friend"}, "does not say"),
+        ({"prompt": "a robot and a robot"}, "2 times"),
+        ({"prompt": "a a a a a a a a a a a a a a a a a a robot"}, "beyond the 16 tokens"),
+        ({"picture": Path("absent.png")}, "there is no picture absent.png"),
+        ({"picture": Path(__file__)}, "cannot be read as a picture"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_written(run, tmp_path, monkeypatch, extra, message):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    code, said = run(**extra)
+    assert code == 2
+    assert message in said.err
+    assert said.out == ""
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--output", "new.jpg"), "must end in .png"),
+        (("--output", "absent/new.png"), "does not exist"),
+        (("--output", "subject.png"), "exists"),
+        (("--num-images", "0"), "at least 1"),
+        (("--steps", "0"), "at least 1"),
+        (("--width", "30"), "multiple of 4"),
+        (("--scheduler", "dimm"), "Did you mean 'ddim'"),
+        (("--scheduler", "FlowMatchEulerDiscreteScheduler"), "no discrete noise schedule"),
+        (("--device", "nonsense"), "cannot be used"),
+        (("--mask-scope", "2"), "from 0 to 1"),
+    ],
+)
+def test_wrong_options_are_named_and_nothing_is_written(run, tmp_path, monkeypatch, extra, message):
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    code, said = run(*extra)
+    assert code == 2
+    assert message in said.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_truncated_picture_is_an_error(run, subject, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(subject.read_bytes()[:60])
+    code, said = run(picture=broken)
+    assert code == 2
+    assert "cannot be read as a picture" in said.err
+
+
+def test_existing_output_is_replaced_only_when_asked(run, tmp_path):
+    target = tmp_path / "new.png"
+    target.write_bytes(b"mine")
+    assert run("--output", str(target))[0] == 2
+    assert target.read_bytes() == b"mine"
+    assert run("--output", str(target), "--overwrite")[0] == 0
+    assert pixels(target).shape == (32, 32, 3)
+
+
+def test_unknown_model_is_named(run, capsys, subject):
+    code = main(["generate", str(subject), "a robot", "--word", "robot", "--model", "sticker"])
+    assert code == 2
+    assert "Did you mean 'stickers'" in capsys.readouterr().err
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate"])
+    assert "usage: realcustom generate" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    code = "import sys\nfrom realcustom.apps.cli import main\ntry: main(['generate', '--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_module_is_the_command():
+    said = subprocess.run([sys.executable, "-m", "realcustom", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("realcustom ")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from realcustom.adapter import RealCustomAdapter, alpha_at
+from realcustom.attention import attached
+from realcustom.prompts import TextStates
+
+
+@pytest.fixture(scope="module")
+def unet(tiny):
+    return tiny.unet()
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, unet):
+    return tiny.adapter(unet)
+
+
+@pytest.fixture
+def inputs():
+    """Features, text, latents and a_t."""
+    text = TextStates(torch.randn(2, 5, 32), torch.tensor([[True] * 5, [True] * 3 + [False] * 2]))
+    return torch.randn(2, 16, 16), text, torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.9])
+
+
+def test_the_adapter_fits_every_cross_attention_layer_of_the_unet(adapter, unet):
+    widths = {"down_blocks.0": 32, "down_blocks.1": 64, "mid_block": 64, "up_blocks.0": 64, "up_blocks.1": 32}
+    expected = {
+        name.removesuffix(".processor"): width
+        for name in unet.attn_processors
+        for block, width in widths.items()
+        if ".attn2." in name and name.startswith(block)
+    }
+    assert adapter.config["layers"] == expected
+    tokens = torch.randn(1, 16, 16)
+    shapes = {name: (keys.shape, values.shape) for name, (keys, values) in adapter.keys_values(tokens).items()}
+    assert shapes == {name: ((1, 16, width), (1, 16, width)) for name, width in expected.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("trained", [False, True])
+def test_only_training_lets_the_subject_change_the_base(tiny, unet, inputs, trained):
+    features, text, latents, alpha = inputs
+    plain = unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
+    with attached(unet) as tap:
+        tap.latent_size = (8, 8)
+        tap.subjects = [tiny.adapter(unet, trained=trained)(features, text, latents, alpha, token_ratio=0.8)]
+        with_subject = unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
+    assert torch.equal(with_subject, plain) != trained
+
+
+@torch.no_grad()
+def test_projecting_commutes_with_weighting_and_selecting(adapter, inputs):
+    features, text, latents, alpha = inputs
+    subject = adapter(features, text, latents, alpha, token_ratio=0.5)
+    scores = adapter.scoring(text.states, latents, features, alpha, text_keep=text.keep)
+    strongest = scores.topk(8, dim=1).indices.sort(dim=1).values
+    weighted = features * (1 + scores[..., None])
+    selected = torch.stack([row[kept] for row, kept in zip(weighted, strongest, strict=True)])
+    for name, (keys, values) in adapter.keys_values(selected).items():
+        torch.testing.assert_close(subject.layer(name), (keys, values))
+
+
+@torch.no_grad()
+def test_the_gain_multiplies_the_score(tiny, unet, inputs):
+    features, text, latents, alpha = inputs
+    weak, strong = (
+        tiny.adapter(unet, score_gain=gain)(features, text, latents, alpha, token_ratio=1.0).weights for gain in (1.0, 16.0)
+    )
+    torch.testing.assert_close(strong - 1, 16 * (weak - 1))
+    torch.testing.assert_close(strong.mean(dim=1), torch.full((2,), 2.0))
+
+
+@torch.no_grad()
+def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
+    features, text, latents, alpha = inputs
+    padding = torch.where(text.keep[..., None], 0.0, 100.0)
+    other = TextStates(text.states + padding, text.keep)
+    weights = [adapter(features, states, latents, alpha, token_ratio=1.0).weights for states in (text, other)]
+    torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("config", [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}])
+def test_saving_and_loading_is_exact(tiny, unet, tmp_path, inputs, config):
+    adapter = tiny.adapter(unet, **config)
+    adapter.save_pretrained(tmp_path)
+    loaded = RealCustomAdapter.from_pretrained(tmp_path).eval()
+    assert all(loaded.config[name] == value for name, value in adapter.config.items() if not name.startswith("_"))
+    features, text, latents, alpha = inputs
+    one, other = (model(features, text, latents, alpha, token_ratio=0.8) for model in (adapter, loaded))
+    assert torch.equal(one.weights, other.weights)
+    for name, pair in one.keys_values.items():
+        assert all(torch.equal(*tensors) for tensors in zip(pair, other.keys_values[name], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("timestep", "cumulative"),
+    [(0, 0.96), (1, 0.64), (2, 0.16), (0.5, 0.8), (1.25, 0.52), (2.0, 0.16), (7, 0.16), (-1, 0.96)],
+)
+def test_alpha_is_the_root_of_the_schedule_and_linear_in_it_between_steps(timestep, cumulative):
+    found = alpha_at(torch.tensor([0.96, 0.64, 0.16]), torch.tensor(timestep))
+    assert float(found) == pytest.approx(cumulative**0.5)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from reference import attention as reference
+from reference import scoring
+from safetensors.torch import load_file
+
+from realcustom.attention import AttentionTap, Subject, SubjectAttnProcessor, attached, cross_attention_layers
+from realcustom.errors import InputError
+from realcustom.prompts import TextStates
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TOLERANCE = 1e-4
+"""Largest difference to the official code, in standard deviations of its result."""
+
+
+def use(attn: Attention, **tap: object) -> AttentionTap:
+    """Give the layer our processor and return its tap."""
+    tap = AttentionTap(**tap)
+    attn.set_processor(SubjectAttnProcessor("layer", tap))
+    return tap
+
+
+def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.std())
+
+
+class TestOfficial:
+    """One cross-attention layer of the authors' code."""
+
+    CONFIG = json.loads((GOLDEN / "attention.json").read_text())["config"]
+
+    @pytest.fixture(scope="class")
+    def golden(self):
+        return load_file(GOLDEN / "attention.safetensors")
+
+    @pytest.fixture
+    def attn(self, golden):
+        config = self.CONFIG
+        attn = Attention(
+            config["query_dim"], config["cross_dim"], heads=config["heads"], dim_head=config["dim_head"]
+        )
+        vision = ("to_k_vision.weight", "to_v_vision.weight")
+        weights = {name.removeprefix("weights."): tensor for name, tensor in golden.items() if name.startswith("weights.")}
+        attn.load_state_dict({name: tensor for name, tensor in weights.items() if name not in vision})
+        return attn.eval()
+
+    @staticmethod
+    def subject(golden, vision, mask=None):
+        projections = (golden["weights.to_k_vision.weight"], golden["weights.to_v_vision.weight"])
+        return Subject({"layer": tuple(vision @ weight.T for weight in projections)}, mask=mask)
+
+    def subjects(self, golden, case):
+        vision, several = golden["input.vision"], golden["input.vision_multi"].unbind(1)
+        layer = self.CONFIG["layer_id"]
+        return {
+            "text": lambda: [],
+            "text_vision": lambda: [self.subject(golden, vision)],
+            "text_vision_mask": lambda: [self.subject(golden, vision, golden["input.mask"][:, 0])],
+            "text_vision_mask_same_res": lambda: [self.subject(golden, vision, golden["input.mask_same_res"][:, 0])],
+            "text_vision_mask_5d": lambda: [self.subject(golden, vision, golden["input.mask_5d"][:, 0, layer])],
+            "multi_2refs": lambda: [self.subject(golden, one) for one in several],
+            "multi_2refs_2masks": lambda: [
+                self.subject(golden, one, mask)
+                for one, mask in zip(several, golden["input.mask_multi"].unbind(1), strict=True)
+            ],
+        }[case]()
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("case", json.loads((GOLDEN / "attention.json").read_text())["cases"])
+    def test_outputs(self, golden, attn, case):
+        use(attn, latent_size=(16, 16), subjects=self.subjects(golden, case))
+        found = attn(golden["input.hidden_states"], golden["input.text"])
+        assert deviation(found, golden[f"output.{case}"]) < TOLERANCE
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("tokens", [(3,), (5, 6), (1, 40, 76)])
+    def test_maps(self, golden, attn, tokens):
+        word = torch.zeros(2, 77)
+        word[:, list(tokens)] = 1
+        tap = use(attn, latent_size=(8, 8), word=word)
+        attn(golden["input.hidden_states"], golden["input.text"])
+        expected = golden["output.crossmap"].mean(dim=1)[:, list(tokens)].sum(dim=1)
+        assert deviation(tap.maps["layer"], expected) < TOLERANCE
+
+    @torch.no_grad()
+    def test_each_axis_of_a_mask_is_sampled_by_its_own_ratio_where_the_official_code_uses_the_rows(self, golden, attn):
+        hidden, text, mask = golden["input.hidden_states_skew"], golden["input.text"], golden["input.mask_skew"][:, 0]
+        tap = use(attn, latent_size=tuple(mask.shape[1:]))
+        without = attn(hidden, text)
+        tap.subjects = [self.subject(golden, golden["input.vision"])]
+        everywhere = attn(hidden, text)
+        tap.subjects = [self.subject(golden, golden["input.vision"], mask)]
+        found = attn(hidden, text)
+        cells = np.stack([reference_mask.flatten() for reference_mask in _resized(mask, *self.CONFIG["skew_hw"])])
+        expected = without + torch.from_numpy(cells).float()[..., None] * (everywhere - without)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert deviation(found, golden["output.text_vision_mask_skew"]) > 10 * TOLERANCE
+
+
+def _resized(mask: torch.Tensor, height: int, width: int) -> list[np.ndarray]:
+    from reference.masks import resize
+
+    return [resize(row.double().numpy(), height, width) for row in mask]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_layer_is_the_reference(heads):
+    attn = Attention(8, 6, heads=heads, dim_head=8 // heads)
+    hidden, text, tokens = torch.randn(2, 6, 8), torch.randn(2, 4, 6), torch.randn(2, 5, 3)
+    w_ki, w_vi, scores, mask = torch.randn(8, 3), torch.randn(8, 3), torch.randn(2, 5).softmax(1), torch.rand(2, 2, 3)
+    kept = torch.stack([row.topk(3).indices.sort().values for row in scores])
+    subject = Subject({"layer": (tokens @ w_ki.T, tokens @ w_vi.T)}, weights=1 + scores, kept=kept, mask=mask)
+    use(attn, latent_size=(2, 3), subjects=[subject])
+    with torch.no_grad():
+        found = attn(hidden, text)
+    names = {"w_q": "to_q.weight", "w_k": "to_k.weight", "w_v": "to_v.weight", "w_out": "to_out.0.weight", "b_out": "to_out.0.bias"}
+    weights = {name: attn.get_parameter(place).detach().double().numpy() for name, place in names.items()}
+    weights |= {"w_ki": w_ki.double().numpy(), "w_vi": w_vi.double().numpy()}
+    for b in range(2):
+        image = np.stack(scoring.select(list(tokens[b].double().numpy()), scores[b].tolist(), 0.7))
+        inputs = (hidden[b].double().numpy(), text[b].double().numpy(), image, mask[b].flatten().double().numpy())
+        np.testing.assert_allclose(found[b], reference.layer(*inputs, heads, **weights), atol=1e-5)
+
+
+def test_the_scale_multiplies_only_the_subject():
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text = torch.randn(1, 4, 8), torch.randn(1, 3, 6)
+    keys_values = {"layer": (torch.randn(1, 5, 8), torch.randn(1, 5, 8))}
+    tap = use(attn, latent_size=(2, 2))
+    outputs = {}
+    for scale in (0.0, 1.0, 3.0):
+        tap.subjects = [Subject(keys_values, scale=scale)]
+        outputs[scale] = attn(hidden, text)
+    torch.testing.assert_close(outputs[3.0] - outputs[0.0], 3 * (outputs[1.0] - outputs[0.0]))
+
+
+def test_a_mask_of_zeros_leaves_the_text_alone_bit_for_bit():
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text = torch.randn(2, 4, 8), torch.randn(2, 3, 6)
+    tap = use(attn, latent_size=(2, 2))
+    text_only = attn(hidden, text)
+    keys_values = {"layer": (torch.randn(2, 5, 8), torch.randn(2, 5, 8))}
+    tap.subjects = [Subject(keys_values, mask=torch.zeros(2, 2, 2))]
+    assert torch.equal(attn(hidden, text), text_only)
+    tap.subjects = [Subject(keys_values, mask=torch.eye(2).expand(2, 2, 2))]
+    changed = (attn(hidden, text) != text_only).any(dim=-1)
+    assert changed.tolist() == [[True, False, False, True]] * 2
+
+
+VARIANTS = {
+    "plain": {"cross_attention_dim": 6},
+    "no text": {},
+    "no text, group norm": {"norm_num_groups": 2},
+    "group norm": {"cross_attention_dim": 6, "norm_num_groups": 2},
+    "residual": {"cross_attention_dim": 6, "residual_connection": True},
+    "rescaled": {"cross_attention_dim": 6, "rescale_output_factor": 1.7},
+    "text layer norm": {"cross_attention_dim": 6, "cross_attention_norm": "layer_norm"},
+    "text group norm": {"cross_attention_dim": 6, "cross_attention_norm": "group_norm", "cross_attention_norm_num_groups": 3},
+    "query and key norm": {"cross_attention_dim": 6, "qk_norm": "layer_norm"},
+    "all": {
+        "cross_attention_dim": 6, "norm_num_groups": 2, "residual_connection": True, "rescale_output_factor": 1.7,
+        "cross_attention_norm": "layer_norm", "bias": True, "out_bias": False,
+    },
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(2, 12, 8), (2, 8, 3, 4)], ids=["tokens", "picture"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_subjects_a_layer_is_the_stock_one_bit_for_bit(variant, shape, padded):
+    settings = VARIANTS[variant]
+    attn = Attention(8, heads=2, dim_head=4, **settings).eval()
+    for parameter in attn.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden = torch.randn(shape)
+    text = torch.randn(2, 5, 6) if "cross_attention_dim" in settings else None
+    mask = torch.zeros(2, 1, 12 if text is None else 5)
+    mask[0, :, 3:] = -10000.0
+    inputs = {"encoder_hidden_states": text, "attention_mask": mask if padded else None}
+    attn.set_processor(AttnProcessor2_0())
+    expected = attn(hidden, **inputs)
+    use(attn)
+    assert torch.equal(attn(hidden, **inputs), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_recorded_map_is_the_share_of_attention_that_the_word_gets(padded):
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text, mask = torch.randn(3, 6, 8), torch.randn(3, 5, 6), torch.zeros(3, 1, 5)
+    mask[:, :, 4] = -10000.0
+    word = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]])
+    tap = use(attn, latent_size=(2, 3), word=word.float())
+    attn(hidden, text, attention_mask=mask if padded else None)
+    query, key = (attn.head_to_batch_dim(projected) for projected in (attn.to_q(hidden), attn.to_k(text)))
+    bias = mask.repeat_interleave(2, 0).expand(-1, 6, -1) if padded else None
+    shares = attn.get_attention_scores(query, key, bias).reshape(3, 2, 6, 5).mean(dim=1)[1:]
+    expected = torch.stack([shares[0, :, 1:3].sum(-1), shares[1, :, 4]]).reshape(2, 2, 3)
+    torch.testing.assert_close(tap.maps["layer"], expected)
+    if padded:
+        assert not tap.maps["layer"][1].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["plain", "text layer norm"])
+def test_the_text_cache_changes_nothing_and_projects_each_text_once(variant):
+    attn = Attention(8, heads=2, dim_head=4, **VARIANTS[variant])
+    hidden, texts = torch.randn(1, 4, 8), torch.randn(2, 1, 3, 6).unbind()
+    tap = use(attn)
+    expected = [attn(hidden, text) for text in texts]
+    calls = []
+    attn.to_k.register_forward_hook(lambda *_: calls.append("to_k"))
+    tap.text_cache = {}
+    for _ in range(3):
+        assert all(torch.equal(attn(hidden, text), known) for text, known in zip(texts, expected, strict=True))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("latent_size", "cells", "grid"),
+    [((8, 8), 64, (8, 8)), ((8, 8), 4, (2, 2)), ((12, 8), 24, (6, 4)), ((5, 7), 12, (3, 4)), ((5, 7), 4, (2, 2)), ((1, 9), 3, (1, 3))],
+)  # fmt: skip
+def test_the_grid_of_a_layer_follows_from_its_cells(latent_size, cells, grid):
+    assert AttentionTap(latent_size).grid(cells) == grid
+
+
+@pytest.mark.parametrize("cells", [65, 17, 3])
+def test_a_layer_that_no_halving_of_the_latent_has_is_an_error(cells):
+    with pytest.raises(InputError, match=rf"{cells} cells does not belong to a latent of \(8, 8\)"):
+        AttentionTap((8, 8)).grid(cells)
+
+
+@pytest.fixture(scope="module")
+def unet(tiny):
+    return tiny.unet()
+
+
+def call(unet, size=(8, 8)):
+    generator = torch.Generator().manual_seed(3)
+    latents, text = torch.randn(2, 4, *size, generator=generator), torch.randn(2, 5, 32, generator=generator)
+    return unet(latents, torch.tensor(500), text).sample
+
+
+def test_only_cross_attention_is_ours_inside_the_block(unet):
+    before = dict(unet.attn_processors)
+    with attached(unet):
+        ours = {name for name, processor in unet.attn_processors.items() if isinstance(processor, SubjectAttnProcessor)}
+        others = {name: processor for name, processor in unet.attn_processors.items() if name not in ours}
+    assert ours == {name for name in before if ".attn2." in name}
+    assert all(processor is before[name] for name, processor in others.items())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_leaving_restores_the_very_processors_and_touches_no_weight(unet, fails):
+    processors, weights = dict(unet.attn_processors), {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    with torch.no_grad():
+        picture = call(unet)
+    try:
+        with attached(unet) as tap:
+            tap.latent_size = (8, 8)
+            call(unet)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert {name: id(processor) for name, processor in unet.attn_processors.items()} == {
+        name: id(processor) for name, processor in processors.items()
+    }
+    assert unet.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in unet.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(call(unet), picture)
+
+
+@torch.no_grad()
+def test_an_attached_unet_without_subjects_is_the_stock_one_bit_for_bit(unet):
+    expected = call(unet, (6, 7))
+    with attached(unet) as tap:
+        tap.latent_size, tap.text_cache, tap.word = (6, 7), {}, torch.ones(2, 5)
+        assert torch.equal(call(unet, (6, 7)), expected)
+    assert tap.maps.keys() == cross_attention_layers(unet).keys()
+    for layer in tap.maps.values():
+        torch.testing.assert_close(layer, torch.ones_like(layer))  # a word of all tokens gets all attention
+
+
+def test_the_loss_reaches_every_weight_of_the_adapter_that_can_matter(tiny):
+    unet = tiny.unet().requires_grad_(False)
+    adapter = tiny.adapter(unet, feature_dim=16, token_dim=32, projector_depth=1, projector_grid=4).train()
+    with attached(unet) as tap:
+        tap.latent_size = (8, 8)
+        text = TextStates(torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool))
+        alpha = torch.tensor([0.2, 0.7])
+        tap.subjects = [adapter(torch.randn(2, 16, 16), text, torch.randn(2, 4, 8, 8), alpha, token_ratio=0.8)]
+        call(unet).square().mean().backward()
+    # The softmax of RC 8 does not see what is added to all scores, so these have no gradient but rounding.
+    blind = {"scoring.text_scores.2.bias", "scoring.visual_scores.2.bias"}
+    reached = {name for name, weight in adapter.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
+    assert {name for name, _ in adapter.named_parameters()} - reached <= blind
+    assert all(parameter.grad is None for parameter in unet.parameters())

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import masks as reference
+from safetensors.torch import load_file
+
+from realcustom.errors import InputError
+from realcustom.masks import NORMALIZATIONS, aggregate, coverage, influence_scope, influence_threshold, overlap, resize_mask
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OFFICIAL_NAMES = {"max_norm": "max", "min_max_norm": "min_max", "min_max_per_channel": "min_max_per_layer"}
+CASES = [case for case in json.loads((GOLDEN / "masks.json").read_text())["cases"] if not case["self_maps"]]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(
+    ("batch", "shapes", "size"),
+    [(2, [(6, 4), (3, 2), (6, 4)], None), (3, [(5, 7), (3, 4), (2, 2)], (5, 7)), (1, [(4, 4), (2, 2)], (3, 9))],
+)
+def test_aggregate_is_the_reference(normalization, batch, shapes, size):
+    maps = [torch.rand(batch, *shape) for shape in shapes]
+    found = aggregate(maps, normalization=normalization, size=size)
+    for row in range(batch):
+        layers = [layer[row].double().numpy() for layer in maps]
+        expected = reference.aggregate(layers, normalization, *(size or shapes[0]))
+        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("ours", ["influence_scope", "influence_threshold"])
+@pytest.mark.parametrize(("shape", "mask_scope"), [((2, 5, 7), 0.25), ((3, 4, 4), 0.5), ((1, 9, 2), 0.99)])
+def test_scope_and_threshold_are_the_reference(ours, shape, mask_scope, binary):
+    relevance = torch.rand(shape)
+    found = {"influence_scope": influence_scope, "influence_threshold": influence_threshold}[ours](
+        relevance, mask_scope=mask_scope, binary=binary
+    )
+    for row, grid in zip(found, relevance.numpy(), strict=True):
+        np.testing.assert_array_equal(row, getattr(reference, ours)(grid, mask_scope, binary))
+
+
+def test_the_finest_map_sets_the_grid():
+    assert aggregate([torch.rand(1, 2, 3), torch.rand(1, 4, 6), torch.rand(1, 2, 3)]).shape == (1, 4, 6)
+
+
+def test_every_layer_counts_the_same_whatever_its_resolution():
+    coarse, fine = torch.full((1, 2, 2), 3.0), torch.full((1, 8, 8), 1.0)
+    assert torch.equal(aggregate([coarse, fine], normalization="none"), torch.full((1, 8, 8), 2.0))
+
+
+def test_max_divides_each_sample_by_its_own_peak():
+    ramp = torch.arange(1.0, 7.0).reshape(1, 2, 3)
+    relevance = aggregate([torch.cat([ramp, 100 * ramp])])
+    torch.testing.assert_close(relevance, (ramp / 6).expand(2, 2, 3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_map_of_zeros_stays_finite(normalization):
+    assert torch.equal(aggregate([torch.zeros(1, 3, 3)], normalization=normalization), torch.zeros(1, 3, 3))
+
+
+def test_no_maps_is_an_error():
+    with pytest.raises(InputError, match="no attention map to average"):
+        aggregate([])
+
+
+def test_scope_keeps_the_top_of_a_ramp():
+    ramp = torch.arange(12.0).reshape(1, 3, 4)
+    assert influence_scope(ramp, mask_scope=0.26).nonzero().tolist() == [[0, 2, 1], [0, 2, 2], [0, 2, 3]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 11, 12])
+def test_ties_are_kept_in_cell_order_and_exactly_counted(count):
+    kept = influence_scope(torch.ones(2, 3, 4), mask_scope=(count + 0.5) / 12 if count < 12 else 1.0)
+    assert torch.equal(kept.flatten(1), (torch.arange(12) < count).float().expand(2, 12))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_scope_0_is_nothing_and_scope_1_is_everything(binary):
+    relevance = torch.rand(2, 3, 5) + 0.1
+    assert not influence_scope(relevance, mask_scope=0, binary=binary).any()
+    expected = torch.ones_like(relevance) if binary else relevance
+    assert torch.equal(influence_scope(relevance, mask_scope=1, binary=binary), expected)
+
+
+def test_threshold_keeps_a_cell_on_the_bound_only_when_soft():
+    relevance = torch.tensor([[[0.25, 0.5, 0.75]]])
+    assert influence_threshold(relevance, mask_scope=0.5).tolist() == [[[0, 0.5, 0.75]]]
+    assert influence_threshold(relevance, mask_scope=0.5, binary=True).tolist() == [[[0, 0, 1]]]
+
+
+def test_resizing_keeps_a_linear_ramp_linear_and_leaves_the_same_size_alone():
+    ramp = torch.arange(8.0).expand(1, 6, 8)
+    assert resize_mask(ramp, (6, 8)) is ramp
+    torch.testing.assert_close(resize_mask(ramp, (3, 4)), torch.tensor([0.5, 2.5, 4.5, 6.5]).expand(1, 3, 4))
+
+
+def test_coverage_and_overlap_of_known_masks():
+    mask = torch.zeros(2, 2, 4)
+    mask[0, 0] = 0.1
+    region = torch.zeros(2, 2, 4)
+    region[0, :, :2] = 0.5
+    assert coverage(mask).tolist() == [0.5, 0]
+    assert overlap(mask, region).tolist() == pytest.approx([2 / 6, 0])
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(GOLDEN / "masks.safetensors")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"].removeprefix("out."))
+def test_masks_of_the_official_code(golden, case):
+    word = golden[case["target_token"]]
+    maps = [
+        torch.einsum("bnthw,bt->bhw", golden[f"cross.{layer}"], word.float().expand(2, -1)) / golden[f"cross.{layer}"].shape[1]
+        for layer in range(4)
+    ]
+    mode = next((ours for official, ours in OFFICIAL_NAMES.items() if official in case["mask_mode"]), "none")
+    bounded = influence_threshold if "threshold" in case["mask_mode"] else influence_scope
+    relevance = aggregate(maps, normalization=mode, size=(16, 16))
+    found = bounded(relevance, mask_scope=case["mask_scope"], binary="binary" in case["mask_mode"])
+    expected = golden[case["name"]][:, 0]
+    assert torch.equal(found == 0, expected == 0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_all_official_cases_without_self_maps_are_compared():
+    assert len(CASES) == 108

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.callbacks import PipelineCallback
+from PIL import Image
+from realcustom.errors import InputError, WordNotFound
+from realcustom.pipeline import RealCustomPipeline, fit_reference
+
+PROMPT = "a dog on the beach"
+STEPS = 3
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny):
+    return tiny.pipeline()
+
+
+@pytest.fixture(scope="module")
+def subject(tiny):
+    return tiny.subject()
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture(scope="module")
+def run(pipeline, subject):
+    """One picture of the subject as a latent, with some arguments changed."""
+
+    def run(**changes):
+        arguments = {"prompt": PROMPT, "subject_image": subject, "subject_word": "dog", "output_type": "latent"}
+        return pipeline(**{**arguments, "generator": torch.Generator().manual_seed(5), **changes})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    return run(subject_image=None, subject_word=None).images
+
+
+def test_the_subject_changes_the_picture(run, plain):
+    assert (run().images - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"subject_scale": 0}, {"mask_scope": 0}, {"mask": torch.zeros(8, 8)}, {"mask": Image.new("L", (50, 20))}, {"subject_guidance_scale": 0}],
+    ids=["no scale", "no scope", "empty mask", "black mask picture", "no guidance"],
+)  # fmt: skip
+def test_a_subject_without_influence_gives_the_plain_picture_bit_for_bit(run, plain, changes):
+    assert torch.equal(run(**changes).images, plain)
+    pictures = [run(output_type="np", **given).images for given in (changes, {"subject_image": None, "subject_word": None})]
+    assert np.array_equal(*pictures)
+
+
+def test_the_subject_acts_only_inside_the_mask_of_a_single_evaluation(run):
+    """Without self-attention and convolutions between, the first layer's change is confined; here: a wider mask, a larger change."""
+    plain = run(num_inference_steps=1, subject_scale=0).images
+    changes = [float((run(num_inference_steps=1, mask_scope=scope).images - plain).norm()) for scope in (0.1, 0.4, 1.0)]
+    assert changes == sorted(changes)
+    assert changes[0] > 0
+
+
+def test_another_subject_makes_another_picture(run):
+    assert not torch.allclose(run(subject_image=Image.new("RGB", (9, 9), "red")).images, run().images, atol=1e-2)
+
+
+def test_a_row_of_a_batch_is_the_single_run(pipeline, subject):
+    prompts = [PROMPT, "a red dog at snow", "two dogs, ice cream and a cup on the beach"]
+    for output_type, tolerance in (("latent", 1e-4), ("pt", 1 / 255)):
+        together = pipeline(prompts, subject, "dog", generator=seeded(1, 2, 3), output_type=output_type)
+        for row, (prompt, generator) in enumerate(zip(prompts, seeded(1, 2, 3), strict=True)):
+            alone = pipeline(prompt, subject, "dog", generator=generator, output_type=output_type)
+            torch.testing.assert_close(together.images[row], alone.images[0], atol=tolerance, rtol=0)
+            torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
+            assert together.report.words[row] == alone.report.words[0]
+
+
+def test_pictures_of_one_prompt_lie_next_to_each_other(pipeline, subject):
+    prompts = [PROMPT, "a red dog at snow"]
+    many = pipeline(prompts, subject, "dog", num_images_per_prompt=2, generator=seeded(1, 2, 3, 4), output_type="latent")
+    repeated = [prompt for prompt in prompts for _ in range(2)]
+    listed = pipeline(repeated, subject, "dog", generator=seeded(1, 2, 3, 4), output_type="latent")
+    torch.testing.assert_close(many.images, listed.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(many.masks.steps, listed.masks.steps, atol=1e-4, rtol=0)
+
+
+def test_first_latents_can_be_given(run):
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(run(generator=None, latents=noise).images, run().images)
+
+
+def test_a_negative_prompt_replaces_the_empty_one(run):
+    assert torch.equal(run(negative_prompt="").images, run(negative_prompt=None).images)
+    assert torch.equal(run(negative_prompt=["snow"]).images, run(negative_prompt="snow").images)
+    assert not torch.allclose(run(negative_prompt="snow").images, run().images, atol=1e-3)
+
+
+def test_eta_reaches_the_scheduler(run):
+    assert not torch.allclose(run(eta=1.0).images, run().images, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": []}, "prompt must be a sentence or a list of sentences"),
+        ({"prompt": [PROMPT, 3]}, "prompt must be a sentence or a list of sentences"),
+        ({"subject_word": None}, "subject_image was given without subject_word"),
+        ({"subject_image": None}, "subject_word was given without subject_image"),
+        ({"subject_image": "toy.png"}, "subject_image must be a PIL picture, but is a str"),
+        ({"height": 30}, "height must be a positive multiple of 4 pixels, but is 30"),
+        ({"width": -4}, "width must be a positive multiple of 4 pixels, but is -4"),
+        ({"height": 0}, "height must be a positive multiple of 4 pixels, but is 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, but is 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1, but is 0"),
+        ({"mask_scope": 1.1}, "mask_scope must be a share from 0 to 1, but is 1.1"),
+        ({"mask_scope": -0.1}, "mask_scope must be a share from 0 to 1, but is -0.1"),
+        ({"token_ratio": 0}, "token_ratio must be a share above 0 and up to 1, but is 0"),
+        ({"token_ratio": 1.5}, "token_ratio must be a share above 0 and up to 1, but is 1.5"),
+        ({"mask_normalization": "maximum"}, "mask_normalization"),
+        ({"output_type": "jpeg"}, "output_type"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"a callback can get .*, but not \['noise'\]"),
+        ({"negative_prompt": ["", ""]}, "negative_prompt has 2 entries, but there are 1 prompts"),
+        ({"generator": [torch.Generator(), torch.Generator()]}, "generator is a list of 2, but 1 pictures are to be made"),
+        ({"latents": torch.zeros(1, 4, 4, 4)}, r"latents must have the shape \(1, 4, 8, 8\), but have \(1, 4, 4, 4\)"),
+        ({"mask": torch.zeros(2, 8, 8)}, r"mask must be \[h, w\] or \[1, h, w\], but is \[2, 8, 8\]"),
+        ({"mask": torch.full((8, 8), 1.5)}, "mask must lie between 0 and 1, but spans 1.5 to 1.5"),
+        ({"mask": torch.full((8, 8), -0.5)}, "mask must lie between 0 and 1, but spans -0.5 to -0.5"),
+        ({"subject_word": "robot"}, "does not say 'robot'"),
+        ({"subject_word": ""}, "subject_word is empty"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_named(run, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(**changes)
+
+
+def test_every_prompt_must_say_the_word(pipeline, subject):
+    with pytest.raises(WordNotFound, match="'a robot' does not say 'dog'"):
+        pipeline([PROMPT, "a robot"], subject, "dog")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+        "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
+    ],
+)  # fmt: skip
+def test_schedulers(tiny, pipeline, subject, kind):
+    if kind == "LMSDiscreteScheduler":
+        pytest.importorskip("scipy")
+    swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": tiny.scheduler(kind)})
+    swapped.set_progress_bar_config(disable=True)
+    pictures = [
+        swapped(PROMPT, subject, "dog", num_inference_steps=4, subject_scale=scale, generator=seeded(0), output_type="latent")
+        for scale in (1, 0)
+    ]
+    evaluations = len(swapped.scheduler.timesteps)
+    assert pictures[0].images.isfinite().all()
+    assert not torch.allclose(pictures[0].images, pictures[1].images, atol=1e-3)
+    assert len(pictures[0].masks.steps) == len(pictures[0].report.visual_to_textual) == evaluations
+
+
+def test_a_scheduler_without_a_discrete_schedule_is_refused_and_fitting_ones_are_named(pipeline, subject):
+    swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler()})
+    with pytest.raises(InputError, match=r"FlowMatchEulerDiscreteScheduler has no discrete noise schedule.*DDIMScheduler"):
+        swapped(PROMPT, subject, "dog")
+
+
+def test_saving_and_loading_gives_the_same_picture_bit_for_bit(pipeline, subject, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    loaded = RealCustomPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert dict(loaded.config)["num_inference_steps"] == STEPS
+    outputs = [one(PROMPT, subject, "dog", generator=seeded(7), output_type="np") for one in (pipeline, loaded)]
+    assert np.array_equal(*(output.images for output in outputs))
+    assert outputs[0].report == outputs[1].report
+
+
+def test_a_component_can_be_given_instead_of_loaded(tiny, pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    scheduler, adapter = tiny.scheduler("EulerDiscreteScheduler"), tiny.adapter(pipeline.unet)
+    loaded = RealCustomPipeline.from_pretrained(tmp_path, scheduler=scheduler, adapter=adapter)
+    assert loaded.scheduler is scheduler
+    assert loaded.adapter is adapter
+
+
+def test_a_callback_replaces_latents_and_sees_the_mask(run):
+    seen = []
+
+    def replace(pipeline, step, timestep, tensors):
+        seen.append((step, int(timestep), tensors["mask"].clone()))
+        return {"latents": torch.full_like(tensors["latents"], float(step))}
+
+    output = run(callback_on_step_end=replace, callback_on_step_end_tensor_inputs=["latents", "mask"])
+    assert torch.equal(output.images, torch.full((1, 4, 8, 8), STEPS - 1.0))
+    assert [step for step, _, _ in seen] == list(range(STEPS))
+    assert [timestep for _, timestep, _ in seen] == sorted((timestep for _, timestep, _ in seen), reverse=True)
+    assert torch.equal(torch.stack([mask for _, _, mask in seen]), output.masks.steps)
+
+
+def test_a_callback_can_interrupt_and_the_next_call_runs_to_its_end(run):
+    def interrupt(pipeline, step, timestep, tensors):
+        pipeline._interrupt = step == 1
+        return {}
+
+    assert len(run(callback_on_step_end=interrupt).masks.steps) == 2
+    assert len(run().masks.steps) == STEPS
+
+
+def test_a_callback_object_brings_its_own_tensor_names(run):
+    class Watch(PipelineCallback):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        @property
+        def tensor_inputs(self):
+            return ["mask"]
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            self.names.append(sorted(callback_kwargs))
+            return callback_kwargs
+
+    watch = Watch()
+    run(callback_on_step_end=watch)
+    assert watch.names == [["mask"]] * STEPS
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_unet_is_left_as_it_was(run, pipeline, fails):
+    def fail(*_):
+        if fails:
+            raise KeyboardInterrupt
+
+    before = dict(pipeline.unet.attn_processors)
+    try:
+        run(callback_on_step_end=fail)
+    except KeyboardInterrupt:
+        assert fails
+    after = pipeline.unet.attn_processors
+    assert after.keys() == before.keys()
+    assert all(after[name] is processor for name, processor in before.items())
+
+
+def test_masks_and_report_say_where_and_how_strongly_the_subject_acted(pipeline, subject):
+    output = pipeline([PROMPT, "two dogs"], subject, "dog", height=32, width=48, mask_scope=0.3)
+    assert [picture.size for picture in output.images] == [(48, 32)] * 2
+    assert output.masks.steps.shape == (STEPS, 2, 8, 12)
+    assert output.masks.final.shape == (2, 8, 12)
+    assert output.masks.steps.amin() == 0
+    assert 0.99 < output.masks.steps.amax() <= 1
+    assert torch.equal(output.masks.coverage, torch.full((STEPS, 2), 28 / 96))  # int(0.3 * 96) cells
+    assert [word.pieces for word in output.report.words] == [("dog",), ("dog", "##s")]
+    assert all(strength > 0 for strength in output.report.visual_to_textual)
+    assert len(json.loads(json.dumps(output.report.to_dict()))["coverage"]) == STEPS
+
+
+def test_a_step_without_the_subjects_branch_has_no_strength(run):
+    assert run(mask_scope=0).report.visual_to_textual == [None] * STEPS
+    assert run(subject_scale=0).report.visual_to_textual == [None] * STEPS
+
+
+def test_a_binary_mask_is_0_or_1(run):
+    assert run(mask_binary=True).masks.steps.unique().tolist() == [0, 1]
+
+
+def test_a_mask_given_back_is_used_in_every_step(run):
+    mask = run().masks.final
+    output = run(mask=mask)
+    assert torch.equal(output.masks.steps, mask.expand(STEPS, -1, -1, -1))
+    assert torch.equal(run(mask=mask[0]).images, output.images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 16), (28, 40), (4, 32)])
+def test_any_multiple_of_the_autoencoders_factor_is_a_size(run, height, width):
+    output = run(height=height, width=width, output_type="pil")
+    assert output.images[0].size == (width, height)
+    assert output.masks.steps.shape == (STEPS, 1, height // 4, width // 4)
+
+
+def test_text_to_image_needs_no_adapter_but_a_subject_does(pipeline, subject, plain):
+    bare = RealCustomPipeline(**{**pipeline.components, "adapter": None, "num_inference_steps": 3, "guidance_scale": 3.0})
+    bare.set_progress_bar_config(disable=True)
+    output = bare(PROMPT, generator=seeded(5), output_type="latent")
+    assert torch.equal(output.images, plain)
+    assert (output.masks, output.report) == (None, None)
+    with pytest.raises(InputError, match="this model has no RealCustom adapter"):
+        bare(PROMPT, subject, "dog")
+
+
+def test_without_guidance_the_unconditional_branch_is_not_run(pipeline, monkeypatch):
+    batches, stock = [], pipeline.unet.forward
+    monkeypatch.setattr(pipeline.unet, "forward", lambda sample, *args, **kwargs: batches.append(len(sample)) or stock(sample, *args, **kwargs))
+    pipeline(PROMPT, guidance_scale=1)
+    pipeline(PROMPT, guidance_scale=2)
+    assert batches == [1] * STEPS + [2] * STEPS
+
+
+def test_without_return_dict_the_output_is_a_plain_tuple(run):
+    images, masks, report = run(return_dict=False)
+    output = run()
+    assert torch.equal(images, output.images)
+    assert torch.equal(masks.steps, output.masks.steps)
+    assert report == output.report
+
+
+@pytest.mark.parametrize(("output_type", "kind"), [("pil", list), ("np", np.ndarray), ("pt", torch.Tensor)])
+def test_output_types_show_the_same_picture(run, output_type, kind):
+    images = run(output_type=output_type).images
+    assert isinstance(images, kind)
+    pixels = {"pil": lambda: np.asarray(images[0]) / 255, "np": lambda: images[0], "pt": lambda: images[0].permute(1, 2, 0).numpy()}
+    np.testing.assert_allclose(pixels[output_type](), run(output_type="np").images[0], atol=0.51 / 255)
+
+
+def test_a_kl_autoencoder_works_too(tiny, pipeline, subject):
+    swapped = RealCustomPipeline(**{**pipeline.components, "vae": tiny.autoencoder_kl(), "num_inference_steps": 2})
+    swapped.set_progress_bar_config(disable=True)
+    picture = swapped(PROMPT, subject, "dog", generator=seeded(0)).images[0]
+    assert picture.size == (SIDE, SIDE)
+
+
+def test_calls_do_not_influence_each_other(run, pipeline):
+    first = run().images
+    config = copy.deepcopy(dict(pipeline.config))
+    run(num_inference_steps=2, mask_scope=0.9, height=16, width=24)
+    assert torch.equal(run().images, first)
+    assert dict(pipeline.config) == config
+
+
+@pytest.mark.parametrize(("size", "box"), [((40, 20), (0, 8, 32, 24)), ((10, 20), (8, 0, 24, 32)), ((7, 7), (0, 0, 32, 32))])
+def test_a_reference_is_padded_to_a_square_with_the_colour_of_its_border(size, box):
+    picture = Image.new("RGB", size, (10, 200, 30))
+    picture.paste((250, 0, 0), (size[0] // 2 - 2, size[1] // 2 - 2, size[0] // 2 + 2, size[1] // 2 + 2))
+    fitted = np.asarray(fit_reference(picture, 32)).astype(int)
+    assert fitted.shape == (32, 32, 3)
+    outside = np.ones((32, 32), bool)
+    outside[box[1] : box[3], box[0] : box[2]] = False
+    assert (fitted[outside] == (10, 200, 30)).all()
+    left, top, right, bottom = box
+    assert fitted[(top + bottom) // 2, (left + right) // 2, 0] > 200
+
+
+def test_transparency_becomes_white():
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert (np.asarray(fit_reference(picture, 16)) == 255).all()

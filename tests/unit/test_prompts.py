@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated
+from realcustom.prompts import encode_prompts, find_word, word_columns
+
+
+@pytest.fixture
+def bert(tiny):
+    return tiny.tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "said", "pieces"),
+    [
+        ("a dog on the beach", "dog", "dog", ["dog"]),
+        ("A DOG on the beach", "dog", "DOG", ["dog"]),
+        ("a dog on the beach", "Dog", "dog", ["dog"]),
+        ("a dog on the beach", "  dog ", "dog", ["dog"]),
+        ("two dogs", "dog", "dogs", ["dog", "##s"]),
+        ("two buses at the beach", "bus", "buses", ["bus", "##es"]),
+        ("puppies, robots", "puppy", "puppies", ["pupp", "##ies"]),
+        ("toys", "toy", "toys", ["toy", "##s"]),
+        ("red ice  cream", "ice cream", "ice  cream", ["ice", "cream"]),
+        ("red ice cream", "ice \t cream", "ice cream", ["ice", "cream"]),
+        ("a wooden dog, on snow", "wooden dog", "wooden dog", ["wooden", "dog"]),
+        ("the category and a cat", "cat", "cat", ["cat"]),
+        ('the "cat".', "cat", "cat", ["cat"]),
+        ("(a dog)", "a dog", "a dog", ["a", "dog"]),
+    ],
+)
+def test_the_word_is_found(bert, prompt, word, said, pieces):
+    found = find_word(prompt, word, bert)
+    assert (found.text, found.start, list(found.pieces)) == (said, prompt.rindex(said), pieces)
+    assert [bert.convert_ids_to_tokens(bert(prompt)["input_ids"])[token] for token in found.tokens] == pieces
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("tokenizer", [(2, 3), (5,)]), ("clip_tokenizer", [(2, 3, 4), (6,)])])
+def test_the_tokens_are_the_words_alone_with_word_pieces_and_with_byte_pairs(tiny, kind, tokens):
+    tokenizer = getattr(tiny, kind)()
+    found = [find_word("a Dogs, dog", "dog", tokenizer, occurrence=occurrence) for occurrence in (1, 2)]
+    assert [word.tokens for word in found] == tokens
+
+
+@pytest.mark.parametrize(("occurrence", "start"), [(1, 2), (2, 14), (3, 26)])
+def test_an_occurrence_chooses(bert, occurrence, start):
+    assert find_word("a dog and the dogs, a red dog", "dog", bert, occurrence=occurrence).start == start
+
+
+@pytest.mark.parametrize("occurrence", [0, -1, 3])
+def test_an_occurrence_that_is_not_there_is_an_error(bert, occurrence):
+    with pytest.raises(InputError, match=f"occurrence must be from 1 to 2 .* but is {occurrence}"):
+        find_word("a dog and a dog", "dog", bert, occurrence=occurrence)
+
+
+def test_a_word_said_twice_is_ambiguous(bert):
+    with pytest.raises(WordAmbiguous, match="says 'dog' 2 times; choose one with occurrence=1 to 2"):
+        find_word("a dog and two dogs", "dog", bert)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [("a category", "cat"), ("a bobcat", "cat"), ("cats_and_dogs", "dog"), ("ice and cream", "ice cream"), ("a d.g", "d.*"), ("pups", "puppy")],
+)  # fmt: skip
+def test_a_part_of_a_word_or_phrase_is_no_hit(bert, prompt, word):
+    with pytest.raises(WordNotFound):
+        find_word(prompt, word, bert)
+
+
+def test_an_absent_word_is_answered_with_near_ones_or_with_all_that_are_there(bert):
+    with pytest.raises(WordNotFound, match=r"does not say 'robto'\. Did you mean 'robot'\?"):
+        find_word("a robot at the beach", "robto", bert)
+    with pytest.raises(WordNotFound, match=r"Its words are: a, robot, at, the, beach\."):
+        find_word("a robot at the beach", "zebra", bert)
+
+
+@pytest.mark.parametrize("word", ["", "  "])
+def test_an_empty_word_is_an_error(bert, word):
+    with pytest.raises(InputError, match="subject_word is empty"):
+        find_word("a dog", word, bert)
+
+
+@pytest.mark.parametrize(("before", "word"), [(14, "dog"), (20, "dog"), (13, "puppies")])
+def test_a_word_beyond_the_last_token_that_is_read_is_an_error(bert, before, word):
+    with pytest.raises(WordTruncated, match=f"'{word}' lies beyond the 16 tokens"):
+        find_word("a " * before + word, word, bert)
+
+
+def test_the_last_token_that_is_read_still_counts(bert):
+    assert find_word("a " * 13 + "dog and the rest is cut off", "dog", bert).tokens == (14,)
+
+
+def test_columns_mark_each_prompts_own_word(bert):
+    words = [find_word(prompt, "dog", bert) for prompt in ("a dog", "the red dogs")]
+    assert word_columns(words, 6).tolist() == [[0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
+
+
+def test_padding_is_masked_and_so_changes_no_state(tiny, bert):
+    prompts = ["a dog", "a red robot on the beach"]
+    long, short = (encode_prompts(prompts, bert, tiny.text_encoder(), shortest=shortest) for shortest in (False, True))
+    assert (long.states.shape, short.states.shape) == ((2, 16, 32), (2, 8, 32))
+    assert short.keep.sum(dim=1).tolist() == long.keep.sum(dim=1).tolist() == [4, 8]
+    torch.testing.assert_close(long.states[0, :4], short.states[0, :4])
+    torch.testing.assert_close(short.states[0, :4], encode_prompts(["a dog"], bert, tiny.text_encoder(), shortest=True).states[0])
+
+
+def test_padding_counts_like_any_token_where_the_text_encoder_does_not_mask_it(tiny, bert):
+    text = encode_prompts(["a dog"], bert, tiny.text_encoder(use_attention_mask=False))
+    assert text.keep is None
+    assert text.states.shape == (1, 16, 32)
+
+
+def test_what_exceeds_the_tokenizer_is_cut_off(tiny, bert):
+    text = encode_prompts(["a " * 40], bert, tiny.text_encoder(), shortest=True)
+    assert text.states.shape == (1, 16, 32)
