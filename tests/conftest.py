@@ -14,8 +14,8 @@ import transformers
 from PIL import Image, ImageDraw
 
 CHECKED = (
-    "adapter", "attention", "errors", "guidance", "loading", "masks", "options", "pictures", "projector", "prompts",
-    "report", "scoring", "data.stickers", "training.checkpoint", "training.diffusion", "training.options",
+    "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "projector",
+    "prompts", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""
 
@@ -29,26 +29,33 @@ if "OMP_NUM_THREADS" not in os.environ:
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a an the and dog cat cup robot toy bus pupp category ice cream on in at beach snow "
     "red wooden ##s ##es ##y ##ies , ."
-).split()
+)
 SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
 
 class Tiny:
     """Builders of tiny components with fixed weights."""
 
-    def tokenizer(self) -> transformers.BertTokenizerFast:
-        numbers = {word: number for number, word in enumerate(WORDS)}
-        return transformers.BertTokenizerFast(vocab=numbers, do_lower_case=True, model_max_length=16)
+    def tokenizer(self, model_max_length: int = 16) -> transformers.BertTokenizerFast:
+        numbers = {word: number for number, word in enumerate(WORDS.split())}
+        return transformers.BertTokenizerFast(vocab=numbers, do_lower_case=True, model_max_length=model_max_length)
 
     def clip_tokenizer(self) -> transformers.CLIPTokenizer:
-        pieces = ["<|startoftext|>", "<|endoftext|>", *"abdegostu", *(f"{letter}</w>" for letter in "adgsty,"), "do", "dog</w>"]
+        pieces = [
+            "<|startoftext|>",
+            "<|endoftext|>",
+            *"abdegostu",
+            *(f"{letter}</w>" for letter in "adgsty,"),
+            "do",
+            "dog</w>",
+        ]
         numbers = {piece: number for number, piece in enumerate(pieces)}
         return transformers.CLIPTokenizer(vocab=numbers, merges=[("d", "o"), ("do", "g</w>")], model_max_length=16)
 
     def text_encoder(self, *, use_attention_mask: bool = True) -> transformers.BertModel:
         config = transformers.BertConfig(
-            vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-            max_position_embeddings=16,
+            vocab_size=len(WORDS.split()), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=16,
         )  # fmt: skip
         config.use_attention_mask = use_attention_mask
         return self._fixed(transformers.BertModel, config)
@@ -64,8 +71,9 @@ class Tiny:
     def autoencoder(self) -> diffusers.AutoencoderDC:
         return self._fixed(
             diffusers.AutoencoderDC, latent_channels=4, scaling_factor=0.7,
-            encoder_block_out_channels=[8, 8, 16], encoder_layers_per_block=[0, 1, 1], encoder_qkv_multiscales=[[], [], []],
-            decoder_block_out_channels=[16, 16, 32], decoder_layers_per_block=[0, 1, 1], decoder_qkv_multiscales=[[], [], []],
+            encoder_block_out_channels=[8, 8, 16], encoder_layers_per_block=[0, 1, 1],
+            decoder_block_out_channels=[16, 16, 32], decoder_layers_per_block=[0, 1, 1],
+            encoder_qkv_multiscales=[[]] * 3, decoder_qkv_multiscales=[[]] * 3,
         )  # fmt: skip
 
     def autoencoder_kl(self) -> diffusers.AutoencoderKL:
@@ -81,7 +89,9 @@ class Tiny:
         """An adapter whose subject has an effect, unless it shall be as before any training."""
         from realcustom.adapter import RealCustomAdapter
 
-        adapter = self._fixed(RealCustomAdapter.for_unet, unet, **{"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, **config})
+        adapter = self._fixed(
+            RealCustomAdapter.for_unet, unet, **{"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, **config}
+        )
         if trained:
             generator = torch.Generator().manual_seed(1)
             for layer in adapter.to_v.values():

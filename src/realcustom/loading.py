@@ -86,6 +86,21 @@ def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype =
     return loaded
 
 
+def load_diffusers_model(folder: Path) -> Any:
+    """Return the diffusers model of a folder, of the class that its config names, loaded strictly.
+
+    Raises:
+        InputError: the folder holds no config of a diffusers model.
+        CheckpointMismatch: tensors are missing, unexpected or of another shape.
+    """
+    try:
+        name = json.loads((folder / "config.json").read_text("utf-8"))["_class_name"]
+        component = getattr(importlib.import_module("diffusers"), name)
+    except (OSError, KeyError, AttributeError, ValueError) as error:
+        raise InputError(f"{folder} holds no model of diffusers: {error}") from error
+    return load_strictly(component, folder)
+
+
 def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
 
@@ -97,7 +112,7 @@ def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float
     """
     try:
         model, info = component.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
@@ -107,4 +122,4 @@ def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or unexpected or shapes:
         raise CheckpointMismatch(str(folder), missing, unexpected, shapes)
-    return model.to(dtype).eval()
+    return model.eval()

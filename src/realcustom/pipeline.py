@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -26,6 +26,7 @@ from realcustom.adapter import RealCustomAdapter, alpha_at
 from realcustom.attention import AttentionTap, attached
 from realcustom.errors import InputError
 from realcustom.guidance import cascade_guidance, direct_guidance
+from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
 from realcustom.masks import Normalization, aggregate, coverage, influence_scope, resize_mask
 from realcustom.projector import latent_features
@@ -78,7 +79,7 @@ class RealCustomPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderDC,
+        vae: Autoencoder,
         text_encoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         unet: UNet2DConditionModel,
@@ -99,8 +100,7 @@ class RealCustomPipeline(DiffusionPipeline):
             subject_guidance_scale=subject_guidance_scale,
             mask_scope=mask_scope,
         )
-        ratio = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-        self.vae_scale_factor = int(ratio)
+        self.vae_scale_factor = downscaling(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @classmethod
@@ -332,8 +332,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """Return the subject's image features `[1, i, c_f]`: its own latents, in patches."""
         side = self.unet.config.sample_size * self.vae_scale_factor
         pixels = self.image_processor.preprocess(fit_reference(picture, side))
-        encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
-        return latent_features(encoded.latent * self.vae.config.scaling_factor)
+        return latent_features(to_latents(self.vae, pixels))
 
     def _first_latents(
         self,
@@ -399,8 +398,7 @@ class RealCustomPipeline(DiffusionPipeline):
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        pixels = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return self.image_processor.postprocess(pixels, output_type=output_type)
+        return self.image_processor.postprocess(to_pixels(self.vae, latents), output_type=output_type)
 
 
 def fit_reference(picture: Image.Image, side: int) -> Image.Image:

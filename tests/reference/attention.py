@@ -27,7 +27,7 @@ def layer(
     *, w_q: np.ndarray, w_k: np.ndarray, w_v: np.ndarray, w_ki: np.ndarray, w_vi: np.ndarray,
     w_out: np.ndarray, b_out: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """One cross-attention layer; `mask` has one number a cell, and both attentions share query and output projection."""
+    """One layer; `mask` has one number a cell, and both attentions share query and output projection."""
     query = hidden @ w_q.T
     textual = attention(query, text @ w_k.T, text @ w_v.T, heads)
     visual = attention(query, image @ w_ki.T, image @ w_vi.T, heads)

@@ -10,7 +10,7 @@ EPSILON = 1e-6
 
 
 def resize(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sample one map `[h, w]` bilinearly where the centres of the new cells lie; beyond the outer centres it is flat."""
+    """Sample a map `[h, w]` bilinearly where the centres of the new cells lie; beyond the outer centres it is flat."""
     rows, columns = grid.shape
     out = np.zeros((height, width))
     for y in range(height):

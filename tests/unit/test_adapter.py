@@ -67,7 +67,8 @@ def test_projecting_commutes_with_weighting_and_selecting(adapter, inputs):
 def test_the_gain_multiplies_the_score(tiny, unet, inputs):
     features, text, latents, alpha = inputs
     weak, strong = (
-        tiny.adapter(unet, score_gain=gain)(features, text, latents, alpha, token_ratio=1.0).weights for gain in (1.0, 16.0)
+        tiny.adapter(unet, score_gain=gain)(features, text, latents, alpha, token_ratio=1.0).weights
+        for gain in (1.0, 16.0)
     )
     torch.testing.assert_close(strong - 1, 16 * (weak - 1))
     torch.testing.assert_close(strong.mean(dim=1), torch.full((2,), 2.0))
@@ -82,7 +83,9 @@ def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
     torch.testing.assert_close(*weights)
 
 
-@pytest.mark.parametrize("config", [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}])
+@pytest.mark.parametrize(
+    "config", [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}]
+)
 def test_saving_and_loading_is_exact(tiny, unet, tmp_path, inputs, config):
     adapter = tiny.adapter(unet, **config)
     adapter.save_pretrained(tmp_path)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from reference import attention as reference
-from reference import scoring
 from safetensors.torch import load_file
 
 from realcustom.attention import AttentionTap, Subject, SubjectAttnProcessor, attached, cross_attention_layers
 from realcustom.errors import InputError
 from realcustom.prompts import TextStates
+from reference import attention as reference
+from reference import scoring
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4
@@ -43,11 +43,11 @@ class TestOfficial:
     @pytest.fixture
     def attn(self, golden):
         config = self.CONFIG
-        attn = Attention(
-            config["query_dim"], config["cross_dim"], heads=config["heads"], dim_head=config["dim_head"]
-        )
+        attn = Attention(config["query_dim"], config["cross_dim"], heads=config["heads"], dim_head=config["dim_head"])
         vision = ("to_k_vision.weight", "to_v_vision.weight")
-        weights = {name.removeprefix("weights."): tensor for name, tensor in golden.items() if name.startswith("weights.")}
+        weights = {
+            name.removeprefix("weights."): tensor for name, tensor in golden.items() if name.startswith("weights.")
+        }
         attn.load_state_dict({name: tensor for name, tensor in weights.items() if name not in vision})
         return attn.eval()
 
@@ -120,7 +120,13 @@ def test_a_layer_is_the_reference(heads):
     use(attn, latent_size=(2, 3), subjects=[subject])
     with torch.no_grad():
         found = attn(hidden, text)
-    names = {"w_q": "to_q.weight", "w_k": "to_k.weight", "w_v": "to_v.weight", "w_out": "to_out.0.weight", "b_out": "to_out.0.bias"}
+    names = {
+        "w_q": "to_q.weight",
+        "w_k": "to_k.weight",
+        "w_v": "to_v.weight",
+        "w_out": "to_out.0.weight",
+        "b_out": "to_out.0.bias",
+    }
     weights = {name: attn.get_parameter(place).detach().double().numpy() for name, place in names.items()}
     weights |= {"w_ki": w_ki.double().numpy(), "w_vi": w_vi.double().numpy()}
     for b in range(2):
@@ -162,7 +168,9 @@ VARIANTS = {
     "residual": {"cross_attention_dim": 6, "residual_connection": True},
     "rescaled": {"cross_attention_dim": 6, "rescale_output_factor": 1.7},
     "text layer norm": {"cross_attention_dim": 6, "cross_attention_norm": "layer_norm"},
-    "text group norm": {"cross_attention_dim": 6, "cross_attention_norm": "group_norm", "cross_attention_norm_num_groups": 3},
+    "text group norm": {
+        "cross_attention_dim": 6, "cross_attention_norm": "group_norm", "cross_attention_norm_num_groups": 3,
+    },
     "query and key norm": {"cross_attention_dim": 6, "qk_norm": "layer_norm"},
     "all": {
         "cross_attention_dim": 6, "norm_num_groups": 2, "residual_connection": True, "rescale_output_factor": 1.7,
@@ -226,7 +234,10 @@ def test_the_text_cache_changes_nothing_and_projects_each_text_once(variant):
 
 @pytest.mark.parametrize(
     ("latent_size", "cells", "grid"),
-    [((8, 8), 64, (8, 8)), ((8, 8), 4, (2, 2)), ((12, 8), 24, (6, 4)), ((5, 7), 12, (3, 4)), ((5, 7), 4, (2, 2)), ((1, 9), 3, (1, 3))],
+    [
+        ((8, 8), 64, (8, 8)), ((8, 8), 4, (2, 2)), ((12, 8), 24, (6, 4)), ((5, 7), 12, (3, 4)), ((5, 7), 4, (2, 2)),
+        ((1, 9), 3, (1, 3)),
+    ],
 )  # fmt: skip
 def test_the_grid_of_a_layer_follows_from_its_cells(latent_size, cells, grid):
     assert AttentionTap(latent_size).grid(cells) == grid
@@ -260,7 +271,10 @@ def test_only_cross_attention_is_ours_inside_the_block(unet):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_leaving_restores_the_very_processors_and_touches_no_weight(unet, fails):
-    processors, weights = dict(unet.attn_processors), {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    processors, weights = (
+        dict(unet.attn_processors),
+        {name: tensor.clone() for name, tensor in unet.state_dict().items()},
+    )
     with torch.no_grad():
         picture = call(unet)
     try:
@@ -302,6 +316,8 @@ def test_the_loss_reaches_every_weight_of_the_adapter_that_can_matter(tiny):
         call(unet).square().mean().backward()
     # The softmax of RC 8 does not see what is added to all scores, so these have no gradient but rounding.
     blind = {"scoring.text_scores.2.bias", "scoring.visual_scores.2.bias"}
-    reached = {name for name, weight in adapter.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0}
+    reached = {
+        name for name, weight in adapter.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0
+    }
     assert {name for name, _ in adapter.named_parameters()} - reached <= blind
     assert all(parameter.grad is None for parameter in unet.parameters())

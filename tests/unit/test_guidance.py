@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import guidance as reference
 
 from realcustom.guidance import cascade_guidance, direct_guidance
+from reference import guidance as reference
 
 
 @pytest.mark.parametrize(("w_t", "w_i"), [(7.5, 12.5), (1.0, 0.0), (0.0, 3.0)])

@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import masks as reference
 from safetensors.torch import load_file
 
 from realcustom.errors import InputError
-from realcustom.masks import NORMALIZATIONS, aggregate, coverage, influence_scope, influence_threshold, overlap, resize_mask
+from realcustom.masks import (
+    NORMALIZATIONS,
+    aggregate,
+    coverage,
+    influence_scope,
+    influence_threshold,
+    overlap,
+    resize_mask,
+)
+from reference import masks as reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OFFICIAL_NAMES = {"max_norm": "max", "min_max_norm": "min_max", "min_max_per_channel": "min_max_per_layer"}
@@ -117,7 +125,8 @@ def golden():
 def test_masks_of_the_official_code(golden, case):
     word = golden[case["target_token"]]
     maps = [
-        torch.einsum("bnthw,bt->bhw", golden[f"cross.{layer}"], word.float().expand(2, -1)) / golden[f"cross.{layer}"].shape[1]
+        torch.einsum("bnthw,bt->bhw", golden[f"cross.{layer}"], word.float().expand(2, -1))
+        / golden[f"cross.{layer}"].shape[1]
         for layer in range(4)
     ]
     mode = next((ours for official, ours in OFFICIAL_NAMES.items() if official in case["mask_mode"]), "none")

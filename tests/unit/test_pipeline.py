@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
+
 from realcustom.errors import InputError, WordNotFound
 from realcustom.pipeline import RealCustomPipeline, fit_reference
 
@@ -53,21 +54,24 @@ def test_the_subject_changes_the_picture(run, plain):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"subject_scale": 0}, {"mask_scope": 0}, {"mask": torch.zeros(8, 8)}, {"mask": Image.new("L", (50, 20))}, {"subject_guidance_scale": 0}],
+    [
+        {"subject_scale": 0}, {"mask_scope": 0}, {"mask": torch.zeros(8, 8)}, {"mask": Image.new("L", (50, 20))},
+        {"subject_guidance_scale": 0},
+    ],
     ids=["no scale", "no scope", "empty mask", "black mask picture", "no guidance"],
 )  # fmt: skip
 def test_a_subject_without_influence_gives_the_plain_picture_bit_for_bit(run, plain, changes):
     assert torch.equal(run(**changes).images, plain)
-    pictures = [run(output_type="np", **given).images for given in (changes, {"subject_image": None, "subject_word": None})]
+    pictures = [
+        run(output_type="np", **given).images for given in (changes, {"subject_image": None, "subject_word": None})
+    ]
     assert np.array_equal(*pictures)
 
 
-def test_the_subject_acts_only_inside_the_mask_of_a_single_evaluation(run):
-    """Without self-attention and convolutions between, the first layer's change is confined; here: a wider mask, a larger change."""
+def test_a_wider_scope_changes_more(run):
     plain = run(num_inference_steps=1, subject_scale=0).images
     changes = [float((run(num_inference_steps=1, mask_scope=scope).images - plain).norm()) for scope in (0.1, 0.4, 1.0)]
-    assert changes == sorted(changes)
-    assert changes[0] > 0
+    assert 0 < changes[0] < changes[1] < changes[2]
 
 
 def test_another_subject_makes_another_picture(run):
@@ -87,7 +91,9 @@ def test_a_row_of_a_batch_is_the_single_run(pipeline, subject):
 
 def test_pictures_of_one_prompt_lie_next_to_each_other(pipeline, subject):
     prompts = [PROMPT, "a red dog at snow"]
-    many = pipeline(prompts, subject, "dog", num_images_per_prompt=2, generator=seeded(1, 2, 3, 4), output_type="latent")
+    many = pipeline(
+        prompts, subject, "dog", num_images_per_prompt=2, generator=seeded(1, 2, 3, 4), output_type="latent"
+    )
     repeated = [prompt for prompt in prompts for _ in range(2)]
     listed = pipeline(repeated, subject, "dog", generator=seeded(1, 2, 3, 4), output_type="latent")
     torch.testing.assert_close(many.images, listed.images, atol=1e-4, rtol=0)
@@ -130,7 +136,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"output_type": "jpeg"}, "output_type"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"a callback can get .*, but not \['noise'\]"),
         ({"negative_prompt": ["", ""]}, "negative_prompt has 2 entries, but there are 1 prompts"),
-        ({"generator": [torch.Generator(), torch.Generator()]}, "generator is a list of 2, but 1 pictures are to be made"),
+        ({"generator": seeded(1, 2)}, "generator is a list of 2, but 1 pictures are to be made"),
         ({"latents": torch.zeros(1, 4, 4, 4)}, r"latents must have the shape \(1, 4, 8, 8\), but have \(1, 4, 4, 4\)"),
         ({"mask": torch.zeros(2, 8, 8)}, r"mask must be \[h, w\] or \[1, h, w\], but is \[2, 8, 8\]"),
         ({"mask": torch.full((8, 8), 1.5)}, "mask must lie between 0 and 1, but spans 1.5 to 1.5"),
@@ -163,7 +169,15 @@ def test_schedulers(tiny, pipeline, subject, kind):
     swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": tiny.scheduler(kind)})
     swapped.set_progress_bar_config(disable=True)
     pictures = [
-        swapped(PROMPT, subject, "dog", num_inference_steps=4, subject_scale=scale, generator=seeded(0), output_type="latent")
+        swapped(
+            PROMPT,
+            subject,
+            "dog",
+            num_inference_steps=4,
+            subject_scale=scale,
+            generator=seeded(0),
+            output_type="latent",
+        )
         for scale in (1, 0)
     ]
     evaluations = len(swapped.scheduler.timesteps)
@@ -174,7 +188,9 @@ def test_schedulers(tiny, pipeline, subject, kind):
 
 def test_a_scheduler_without_a_discrete_schedule_is_refused_and_fitting_ones_are_named(pipeline, subject):
     swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler()})
-    with pytest.raises(InputError, match=r"FlowMatchEulerDiscreteScheduler has no discrete noise schedule.*DDIMScheduler"):
+    with pytest.raises(
+        InputError, match=r"FlowMatchEulerDiscreteScheduler has no discrete noise schedule.*DDIMScheduler"
+    ):
         swapped(PROMPT, subject, "dog")
 
 
@@ -291,7 +307,9 @@ def test_any_multiple_of_the_autoencoders_factor_is_a_size(run, height, width):
 
 
 def test_text_to_image_needs_no_adapter_but_a_subject_does(pipeline, subject, plain):
-    bare = RealCustomPipeline(**{**pipeline.components, "adapter": None, "num_inference_steps": 3, "guidance_scale": 3.0})
+    bare = RealCustomPipeline(
+        **{**pipeline.components, "adapter": None, "num_inference_steps": 3, "guidance_scale": 3.0}
+    )
     bare.set_progress_bar_config(disable=True)
     output = bare(PROMPT, generator=seeded(5), output_type="latent")
     assert torch.equal(output.images, plain)
@@ -302,7 +320,11 @@ def test_text_to_image_needs_no_adapter_but_a_subject_does(pipeline, subject, pl
 
 def test_without_guidance_the_unconditional_branch_is_not_run(pipeline, monkeypatch):
     batches, stock = [], pipeline.unet.forward
-    monkeypatch.setattr(pipeline.unet, "forward", lambda sample, *args, **kwargs: batches.append(len(sample)) or stock(sample, *args, **kwargs))
+    monkeypatch.setattr(
+        pipeline.unet,
+        "forward",
+        lambda sample, *args, **kwargs: batches.append(len(sample)) or stock(sample, *args, **kwargs),
+    )
     pipeline(PROMPT, guidance_scale=1)
     pipeline(PROMPT, guidance_scale=2)
     assert batches == [1] * STEPS + [2] * STEPS
@@ -320,15 +342,27 @@ def test_without_return_dict_the_output_is_a_plain_tuple(run):
 def test_output_types_show_the_same_picture(run, output_type, kind):
     images = run(output_type=output_type).images
     assert isinstance(images, kind)
-    pixels = {"pil": lambda: np.asarray(images[0]) / 255, "np": lambda: images[0], "pt": lambda: images[0].permute(1, 2, 0).numpy()}
+    pixels = {
+        "pil": lambda: np.asarray(images[0]) / 255,
+        "np": lambda: images[0],
+        "pt": lambda: images[0].permute(1, 2, 0).numpy(),
+    }
     np.testing.assert_allclose(pixels[output_type](), run(output_type="np").images[0], atol=0.51 / 255)
 
 
 def test_a_kl_autoencoder_works_too(tiny, pipeline, subject):
     swapped = RealCustomPipeline(**{**pipeline.components, "vae": tiny.autoencoder_kl(), "num_inference_steps": 2})
     swapped.set_progress_bar_config(disable=True)
-    picture = swapped(PROMPT, subject, "dog", generator=seeded(0)).images[0]
-    assert picture.size == (SIDE, SIDE)
+    pictures = [swapped(PROMPT, subject, "dog", generator=seeded(0), output_type="np").images for _ in range(2)]
+    assert pictures[0].shape == (1, SIDE, SIDE, 3)
+    assert np.array_equal(*pictures)
+
+
+def test_half_precision_makes_nearly_the_same_picture(tiny, run, subject):
+    half = tiny.pipeline().to(torch.bfloat16)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    picture = half(PROMPT, subject, "dog", latents=noise, output_type="np").images
+    np.testing.assert_allclose(picture, run(output_type="np").images, atol=0.1)
 
 
 def test_calls_do_not_influence_each_other(run, pipeline):
@@ -339,7 +373,9 @@ def test_calls_do_not_influence_each_other(run, pipeline):
     assert dict(pipeline.config) == config
 
 
-@pytest.mark.parametrize(("size", "box"), [((40, 20), (0, 8, 32, 24)), ((10, 20), (8, 0, 24, 32)), ((7, 7), (0, 0, 32, 32))])
+@pytest.mark.parametrize(
+    ("size", "box"), [((40, 20), (0, 8, 32, 24)), ((10, 20), (8, 0, 24, 32)), ((7, 7), (0, 0, 32, 32))]
+)
 def test_a_reference_is_padded_to_a_square_with_the_colour_of_its_border(size, box):
     picture = Image.new("RGB", size, (10, 200, 30))
     picture.paste((250, 0, 0), (size[0] // 2 - 2, size[1] // 2 - 2, size[0] // 2 + 2, size[1] // 2 + 2))

@@ -62,7 +62,10 @@ def test_a_word_said_twice_is_ambiguous(bert):
 
 @pytest.mark.parametrize(
     ("prompt", "word"),
-    [("a category", "cat"), ("a bobcat", "cat"), ("cats_and_dogs", "dog"), ("ice and cream", "ice cream"), ("a d.g", "d.*"), ("pups", "puppy")],
+    [
+        ("a category", "cat"), ("a bobcat", "cat"), ("cats_and_dogs", "dog"), ("ice and cream", "ice cream"),
+        ("a d.g", "d.*"), ("pups", "puppy"),
+    ],
 )  # fmt: skip
 def test_a_part_of_a_word_or_phrase_is_no_hit(bert, prompt, word):
     with pytest.raises(WordNotFound):
@@ -103,7 +106,9 @@ def test_padding_is_masked_and_so_changes_no_state(tiny, bert):
     assert (long.states.shape, short.states.shape) == ((2, 16, 32), (2, 8, 32))
     assert short.keep.sum(dim=1).tolist() == long.keep.sum(dim=1).tolist() == [4, 8]
     torch.testing.assert_close(long.states[0, :4], short.states[0, :4])
-    torch.testing.assert_close(short.states[0, :4], encode_prompts(["a dog"], bert, tiny.text_encoder(), shortest=True).states[0])
+    torch.testing.assert_close(
+        short.states[0, :4], encode_prompts(["a dog"], bert, tiny.text_encoder(), shortest=True).states[0]
+    )
 
 
 def test_padding_counts_like_any_token_where_the_text_encoder_does_not_mask_it(tiny, bert):

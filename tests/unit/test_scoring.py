@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import scoring as reference
 from torch import nn
 
 from realcustom.scoring import ScoringModule, fuse_scores, strongest_tokens, weighted_pool
+from reference import scoring as reference
 
 
 def as_net(net: nn.Sequential) -> reference.Net:

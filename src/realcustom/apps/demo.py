@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from realcustom.apps.console import quiet_libraries
 from realcustom.pictures import mask_over, mask_strip, read_picture, sheet, write_picture
 from realcustom.pipeline import RealCustomPipeline
 
@@ -27,6 +28,7 @@ def explain(pipeline: RealCustomPipeline, subject: Image.Image, prompt: str, wor
         for scale in (1.0, 0.0)
     )
     picture = one.images[0]
+    assert one.masks is not None
     shown = subject.convert("RGB").resize(picture.size)
     row = sheet([shown, picture, twin.images[0], mask_over(picture, one.masks.final[0])], columns=4)
     strip = mask_strip(one.masks.steps[:, 0], side=row.width // 10)
@@ -38,6 +40,7 @@ def explain(pipeline: RealCustomPipeline, subject: Image.Image, prompt: str, wor
 
 def main(examples: Path, out: Path) -> None:
     """Run every example and say where its pictures are."""
+    quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
     pipeline = RealCustomPipeline.from_pretrained("stickers")
     pipeline.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from realcustom.apps.console import quiet_libraries
 from realcustom.errors import InputError, did_you_mean
 from realcustom.pictures import mask_over, mask_strip, read_picture, write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -44,6 +45,7 @@ def generate(options: argparse.Namespace) -> None:
     Raises:
         InputError: the picture, the prompt, an option or an output file cannot be used; nothing has been written.
     """
+    quiet_libraries()
     subject = read_picture(options.subject)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
     if options.num_images < 1:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from realcustom.apps.console import quiet_libraries
 from realcustom.data.sources import open_source
 from realcustom.options import load_options
 from realcustom.training import loop
@@ -30,6 +31,7 @@ def train(part: str, config: Path, overrides: Sequence[str]) -> None:
     Raises:
         InputError: the recipe or what it refers to cannot be used.
     """
+    quiet_libraries()
     if part == "package":
         package(load_options(PackageRecipe, config, overrides))
         return

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from realcustom.data.examples import ExampleSource
+from realcustom.data.folder import FolderSource
 from realcustom.data.stickers.drawings import DrawingStore, Split
 from realcustom.data.stickers.scenes import SceneOptions, SceneSource
 from realcustom.options import Options
@@ -16,17 +17,25 @@ from realcustom.options import Options
 class DataOptions(Options):
     """Where examples come from."""
 
-    source: Literal["stickers"]
+    source: Literal["stickers", "folder"]
+    """The stickers world, or a folder of captioned pictures for each split."""
     folder: Path
-    """Where `realcustom data stickers` has written the drawings."""
+    """stickers: where `realcustom data stickers` has written the drawings; folder: holds `train` and `validation`."""
     resolution: PositiveInt = 128
     """Side of the pictures, in pixels."""
     reference: Literal["self", "other"] = "self"
-    """Condition on the target picture itself, or on another picture of the same subject."""
+    """stickers: condition on the target picture itself, or on another picture of the same subject."""
     scenes: SceneOptions = SceneOptions()
+    """stickers: what scenes look like."""
 
 
 def open_source(data: DataOptions, split: Split, seed: int) -> ExampleSource:
-    """Return the examples of one split; only its own drawings occur in them."""
+    """Return the examples of one split.
+
+    Raises:
+        InputError: the folder does not hold what it should.
+    """
+    if data.source == "folder":
+        return FolderSource(data.folder / split, seed=seed, side=data.resolution)
     store = DrawingStore.load(data.folder).where(lambda drawing: drawing.split == split)
     return SceneSource(store, data.scenes, seed=seed, side=data.resolution, reference=data.reference)

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BertModel
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import Subject, attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
+from realcustom.latents import to_latents
 from realcustom.loading import load_strictly
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
@@ -33,12 +34,8 @@ class AdapterRecipe(Options):
     output_dir: Path
     data: DataOptions
     training: TrainingOptions
-    autoencoder: Path
-    text: Path
-    unet: Path
-    """Folder of the trained base's UNet."""
-    scheduler: dict[str, Any]
-    """Arguments of `diffusers.DDIMScheduler`, whose training half is used."""
+    base: Path
+    """Folder of the text-to-image model in diffusers' layout."""
     adapter: dict[str, Any]
     """Arguments of `RealCustomAdapter` that do not follow from the base."""
     initial_adapter: Path | None = None
@@ -50,7 +47,7 @@ class AdapterRecipe(Options):
     scoring_rate: float = 10.0
     """Learning rate of the scoring module, as a multiple of the others'; its gradients are thousands of times smaller."""
     validation_examples: int = 64
-    drawn_examples: int = 16
+    drawn_examples: int = 40
     """How many validation examples are drawn as pictures."""
 
 
@@ -59,16 +56,14 @@ class AdapterObjective:
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.autoencoder = load_strictly(AutoencoderDC, recipe.autoencoder).requires_grad_(False)
-        self.text_encoder = load_strictly(BertModel, recipe.text / "text_encoder").requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
-        self.unet = load_strictly(UNet2DConditionModel, recipe.unet).requires_grad_(False)
-        self.sampler = DDIMScheduler(**recipe.scheduler)
-        self.scheduler = DDPMScheduler.from_config(self.sampler.config)
+        self.base = RealCustomPipeline.from_pretrained(recipe.base)
+        for part in (self.base.vae, self.base.text_encoder, self.base.unet):
+            part.requires_grad_(False)
+        self.scheduler = DDPMScheduler.from_config(self.base.scheduler.config)
         self.model = (
             load_strictly(RealCustomAdapter, recipe.initial_adapter)
             if recipe.initial_adapter
-            else RealCustomAdapter.for_unet(self.unet, **recipe.adapter)
+            else RealCustomAdapter.for_unet(self.base.unet, **recipe.adapter)
         )
         self._scoring_gradients: dict[str, float] = {}
         for name, parameter in self.model.scoring.named_parameters():
@@ -77,8 +72,9 @@ class AdapterObjective:
 
     def prepare(self, device: torch.device) -> None:
         """Move the frozen parts to the device."""
-        for part in (self.autoencoder, self.text_encoder, self.unet):
-            part.to(device)
+        self.base.to(device)
+        if device.type == "cpu":
+            self.base.unet.set_attn_processor(AttnProcessor())  # as in `base.py`
 
     def parameter_groups(self) -> list[dict]:
         """Return the scoring module with its own rate, and everything else."""
@@ -93,7 +89,7 @@ class AdapterObjective:
         """Return the error at random noise levels, each picture conditioned on its reference."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
-        text = encode_prompts(captions, self.tokenizer, self.text_encoder, shortest=True)
+        text = encode_prompts(captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
@@ -106,8 +102,7 @@ class AdapterObjective:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        latents = self.autoencoder.encode(pixels.to(self.autoencoder.device)).latent
-        return latents.float() * self.autoencoder.config.scaling_factor
+        return to_latents(self.base.vae, pixels).float()
 
     def validate(self, model: RealCustomAdapter) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.
@@ -116,7 +111,7 @@ class AdapterObjective:
         """
         batch, figures = self.held_out, {}
         latents, references = self.encode(batch.pixels), self.encode(batch.references)
-        text = encode_prompts(batch.captions, self.tokenizer, self.text_encoder, shortest=True)
+        text = encode_prompts(batch.captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
         for step in MEASURED_TIMESTEPS:
             noisy = make_noisy(latents, self.scheduler, torch.full((len(latents),), step, device=latents.device), noise)
@@ -127,13 +122,11 @@ class AdapterObjective:
                 figures[f"{name}/{step}"] = float(
                     sample_errors(self._predict(noisy, text, [subject]), noisy).mean() / without
                 )
-        return figures, self.draw(model) if self.recipe.drawn_examples else None
+        return figures, self.draw(model) if all(batch.words) and self.recipe.drawn_examples else None
 
     def draw(self, model: RealCustomAdapter) -> Image.Image:
         """Return a sheet of held-out references, pictures of their subjects, and the same seeds without a subject."""
-        pipeline = RealCustomPipeline(
-            self.autoencoder, self.text_encoder, self.tokenizer, self.unet, self.sampler, model, num_inference_steps=25
-        )
+        pipeline = RealCustomPipeline(**{**self.base.components, "adapter": model}, num_inference_steps=25)
         pipeline.set_progress_bar_config(disable=True)
         count = self.recipe.drawn_examples
         references = to_pictures(self.held_out.references[:count])
@@ -145,16 +138,18 @@ class AdapterObjective:
                     caption, reference, word, occurrence=1, subject_scale=scale, guidance_scale=4.0,
                     subject_guidance_scale=4.0, generator=torch.Generator().manual_seed(number),
                 ).images  # fmt: skip
-        return sheet([picture for row in rows for picture in row], columns=count)
+        columns = min(count, 10)
+        blocks = [row[start : start + columns] for start in range(0, count, columns) for row in rows]
+        return sheet([picture for block in blocks for picture in block], columns=columns)
 
     def export(self, model: RealCustomAdapter, folder: Path) -> None:
         """Write the adapter."""
         model.save_pretrained(folder / "adapter")
 
     def _predict(self, noisy: NoisyBatch, text: TextStates, subjects: Sequence[Subject]) -> Tensor:
-        with attached(self.unet) as tap:
+        with attached(self.base.unet) as tap:
             tap.latent_size, tap.subjects = (noisy.noisy.shape[2], noisy.noisy.shape[3]), subjects
-            return self.unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+            return self.base.unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
 
     def _watch(self, name: str) -> Any:
         def remember(parameter: Tensor) -> None:

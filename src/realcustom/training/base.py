@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+import transformers
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BertModel
 
 from realcustom.attention import attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
-from realcustom.loading import load_strictly
+from realcustom.latents import to_latents
+from realcustom.loading import load_diffusers_model, load_strictly
 from realcustom.masks import aggregate, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
-from realcustom.prompts import encode_prompts, find_word, word_columns
-from realcustom.training.diffusion import draw_noisy, make_noisy, sample_errors, snr_weights
+from realcustom.prompts import TextStates, encode_prompts, find_word
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors, snr_weights
 from realcustom.training.options import TrainingOptions
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
@@ -36,7 +38,7 @@ class BaseRecipe(Options):
     data: DataOptions
     training: TrainingOptions
     autoencoder: Path
-    """Folder of the trained autoencoder."""
+    """Folder of an autoencoder, of any of diffusers' classes."""
     text: Path
     """Folder that holds `text_encoder` and `tokenizer`."""
     unet: dict[str, Any]
@@ -61,9 +63,9 @@ class BaseObjective:
 
     def __init__(self, recipe: BaseRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.autoencoder = load_strictly(AutoencoderDC, recipe.autoencoder).requires_grad_(False)
-        self.text_encoder = load_strictly(BertModel, recipe.text / "text_encoder").requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
+        self.autoencoder = load_diffusers_model(recipe.autoencoder).requires_grad_(False)
+        self.text_encoder = load_strictly(transformers.AutoModel, recipe.text / "text_encoder").requires_grad_(False)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
         self.sampler = DDIMScheduler(**recipe.scheduler)
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
         self.model = (
@@ -77,6 +79,9 @@ class BaseObjective:
         """Move the frozen parts to the device."""
         self.autoencoder.to(device)
         self.text_encoder.to(device)
+        if device.type == "cpu":
+            # The fused attention's backward pass is slow here: whole steps take 1.2 (8 x 8) to 1.6 (16 x 16) times as long.
+            self.model.set_attn_processor(AttnProcessor())
 
     def parameter_groups(self) -> list[dict]:
         """Return one group."""
@@ -97,39 +102,38 @@ class BaseObjective:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        latents = self.autoencoder.encode(pixels.to(self.autoencoder.device)).latent
-        return latents.float() * self.autoencoder.config.scaling_factor
+        return to_latents(self.autoencoder, pixels).float()
 
     def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
-        """Return, by timestep, the error on held-out drawings and how well the noun's attention finds its thing."""
+        """Return the error on held-out examples by timestep, and where the source knows regions, `localisation`."""
         batch, figures = self.held_out, {}
         latents = self.encode(batch.pixels)
         text = encode_prompts(batch.captions, self.tokenizer, self.text_encoder, shortest=True)
-        words = [
-            find_word(caption, word, self.tokenizer, occurrence=1)
-            for caption, word in zip(batch.captions, batch.words, strict=True)
-        ]
-        grid = (latents.shape[2], latents.shape[3])
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
         for step in MEASURED_TIMESTEPS:
             noisy = make_noisy(latents, self.scheduler, torch.full((len(latents),), step, device=latents.device), noise)
-            with attached(model) as tap:
-                tap.latent_size = grid
-                tap.word = word_columns(words, text.states.shape[1]).to(latents)
-                prediction = model(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
-                relevance = aggregate(list(tap.maps.values()))
+            prediction, relevance = self._look(model, noisy, text)
             figures[f"error/{step}"] = float(sample_errors(prediction, noisy).mean())
             if batch.regions is not None:
                 figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
-        if batch.regions is not None:
-            figures["localisation/chance"] = chance(batch.regions, grid)
+                figures["localisation/chance"] = chance(batch.regions, (relevance.shape[1], relevance.shape[2]))
         return figures, self.draw(model) if self.recipe.prompts else None
+
+    def _look(self, model: UNet2DConditionModel, noisy: NoisyBatch, text: TextStates) -> tuple[Tensor, Tensor]:
+        """Return the prediction for the held-out batch, and the relevance of its words, zero where they are not known."""
+        columns = torch.zeros(text.states.shape[:2])
+        for row, (caption, word) in enumerate(zip(self.held_out.captions, self.held_out.words, strict=True)):
+            if word:
+                columns[row, list(find_word(caption, word, self.tokenizer, occurrence=1).tokens)] = 1
+        with attached(model) as tap:
+            tap.latent_size = (noisy.noisy.shape[2], noisy.noisy.shape[3])
+            tap.word = columns.to(noisy.noisy)
+            prediction = model(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+            return prediction, aggregate(list(tap.maps.values()))
 
     def draw(self, model: UNet2DConditionModel) -> Image.Image:
         """Return a sheet of the recipe's prompts, each with the same first noise every time."""
-        pipeline = RealCustomPipeline(self.autoencoder, self.text_encoder, self.tokenizer, model, self.sampler)
-        pipeline.set_progress_bar_config(disable=True)
-        pictures = pipeline(
+        pictures = self._pipeline(model)(
             self.recipe.prompts,
             height=self.recipe.data.resolution,
             width=self.recipe.data.resolution,
@@ -139,9 +143,14 @@ class BaseObjective:
         ).images
         return sheet(pictures, columns=8)
 
+    def _pipeline(self, model: UNet2DConditionModel) -> RealCustomPipeline:
+        pipeline = RealCustomPipeline(self.autoencoder, self.text_encoder, self.tokenizer, model, self.sampler)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def export(self, model: UNet2DConditionModel, folder: Path) -> None:
-        """Write the UNet."""
-        model.save_pretrained(folder / "unet")
+        """Write the whole text-to-image model."""
+        self._pipeline(model).save_pretrained(folder)
 
 
 def _regions_on(regions: Tensor, size: tuple[int, int]) -> Tensor:

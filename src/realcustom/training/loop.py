@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -178,7 +178,7 @@ class _Run(Generic[Model]):
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        return iter(DataLoader(_Numbered(source), batch_sampler=numbers, collate_fn=collate, num_workers=workers))  # type: ignore[arg-type]
+        return iter(DataLoader(_Numbered(source), batch_sampler=numbers, collate_fn=collate, num_workers=workers))
 
     def step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Take one optimiser step; return the figures of its batches."""
@@ -228,15 +228,18 @@ class _Run(Generic[Model]):
         if not self.accelerator.is_main_process:
             return
         with torch.no_grad(), self.accelerator.autocast():
-            figures, picture = self.objective.validate(self.average.module)
+            figures, picture = self.objective.validate(self._averaged())
         self.record({f"validation/{name}": value for name, value in figures.items()})
         if picture is not None:
             picture.save(self.folder / f"samples-{self.progress.step:07d}.png")
+
+    def _averaged(self) -> Model:
+        return cast(Model, self.average.module)
 
     def keep(self) -> None:
         """Write a checkpoint, and the averaged weights for use."""
         if self.accelerator.is_main_process:
             limit = self.options.checkpoints_total_limit
-            average = self.average.module
+            average = self._averaged()
             checkpoint.save(self.folder, self.plain_model, average, self._plain_optimizer, self.progress, limit)
             self.objective.export(average, self.folder / "export")

@@ -1,4 +1,4 @@
-"""Putting trained parts together into one model folder in diffusers' layout."""
+"""Putting a trained base and adapter together into one model folder in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
-from transformers import AutoTokenizer, BertModel
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import InputError
@@ -20,13 +18,10 @@ class PackageRecipe(Options):
     """All that `realcustom train package` needs."""
 
     output_dir: Path
-    autoencoder: Path
-    text: Path
-    unet: Path
+    base: Path
+    """Folder of the text-to-image model."""
     adapter: Path | None = None
     """Without it the model makes text-to-image pictures only."""
-    scheduler: dict[str, Any]
-    """Arguments of `diffusers.DDIMScheduler`."""
     defaults: dict[str, Any] = {}
     """Default arguments of the pipeline: guidance and steps."""
     overwrite: bool = False
@@ -43,13 +38,7 @@ def package(recipe: PackageRecipe) -> None:
         raise InputError(
             f"{recipe.output_dir} holds a model; replace it with overwrite=true, or name another output_dir"
         )
-    pipeline = RealCustomPipeline(
-        vae=load_strictly(AutoencoderDC, recipe.autoencoder),
-        text_encoder=load_strictly(BertModel, recipe.text / "text_encoder"),
-        tokenizer=AutoTokenizer.from_pretrained(recipe.text / "tokenizer"),
-        unet=load_strictly(UNet2DConditionModel, recipe.unet),
-        scheduler=DDIMScheduler(**recipe.scheduler),
-        adapter=load_strictly(RealCustomAdapter, recipe.adapter) if recipe.adapter else None,
-        **recipe.defaults,
-    )
-    pipeline.to(torch.float16).save_pretrained(recipe.output_dir)
+    parts = RealCustomPipeline.from_pretrained(recipe.base).components
+    if recipe.adapter:
+        parts["adapter"] = load_strictly(RealCustomAdapter, recipe.adapter)
+    RealCustomPipeline(**parts, **recipe.defaults).to(torch.float16).save_pretrained(recipe.output_dir)

@@ -1,0 +1,99 @@
+"""From drawings to a picture of a subject, with the commands that train the embedded model, at toy size."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from realcustom.apps.cli import main
+from realcustom.data.stickers.drawings import Drawing, DrawingStore
+
+TRAINING = {
+    "max_train_steps": 2, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 1, "logging_steps": 1,
+    "dataloader_num_workers": 0, "mixed_precision": "no",
+}  # fmt: skip
+NOISE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False}
+
+
+@pytest.fixture(scope="module")
+def home(tiny, tmp_path_factory):
+    """A folder with drawings of dogs and cups, and a text encoder that knows these words."""
+    home = tmp_path_factory.mktemp("whole-way")
+    drawings, pixels = [], []
+    for split in ("train", "validation"):
+        for noun in ("dog", "cup"):
+            drawings.append(Drawing(noun, "toy", "set", noun, split, common=noun == "dog", held_out=False))
+            rgba = np.zeros((128, 128, 4), np.uint8)
+            rgba[20:100, 30:90] = (200, 40, 40, 255) if noun == "dog" else (40, 40, 200, 255)
+            pixels.append(rgba)
+    DrawingStore(drawings, np.stack(pixels), np.array([0.0, 240.0, 0.0, 240.0], np.float32)).save(home / "drawings")
+    tiny.text_encoder().save_pretrained(home / "text" / "text_encoder")
+    tiny.tokenizer().save_pretrained(home / "text" / "tokenizer")
+    return home
+
+
+def train(home, part, **recipe):
+    if part != "package":
+        scenes = {"backgrounds": 1, "thing_share": 0.0, "kind_share": 0.0}
+        data = {"source": "stickers", "folder": str(home / "drawings"), "resolution": 32, "scenes": scenes}
+        recipe = {"data": data, "training": TRAINING, "validation_examples": 2, **recipe}
+    path = home / f"{part}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return main(["train", part, "--config", str(path)])
+
+
+def test_from_drawings_to_a_picture(home, capsys):
+    sizes = {"latent_channels": 4, "encoder_block_out_channels": [8, 8, 16], "encoder_layers_per_block": [0, 1, 1],
+             "encoder_qkv_multiscales": [[], [], []], "decoder_block_out_channels": [16, 16, 32],
+             "decoder_layers_per_block": [0, 1, 1], "decoder_qkv_multiscales": [[], [], []]}  # fmt: skip
+    assert train(home, "autoencoder", output_dir=str(home / "autoencoder"), autoencoder=sizes) == 0
+
+    unet = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 64], "norm_num_groups": 8,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+            "layers_per_block": 1, "attention_head_dim": [2, 4], "cross_attention_dim": 32}  # fmt: skip
+    parts = {"autoencoder": str(home / "autoencoder" / "export"), "text": str(home / "text")}
+    base = home / "base"
+    assert train(home, "base", output_dir=str(base), unet=unet, scheduler=NOISE, prompts=["a dog"], **parts) == 0
+
+    adapter = {"feature_dim": 16, "token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}
+    shown = home / "adapter"
+    assert (
+        train(home, "adapter", output_dir=str(shown), base=str(base / "export"), adapter=adapter, drawn_examples=2) == 0
+    )
+
+    parts = {"base": str(base / "export"), "adapter": str(shown / "export" / "adapter")}
+    assert train(home, "package", output_dir=str(home / "model"), defaults={"num_inference_steps": 2}, **parts) == 0
+
+    picture = home / "dog.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    command = ["generate", str(picture), "a dog on the beach", "--word", "dog", "--model", str(home / "model")]
+    assert main([*command, "--output", str(home / "new.png"), "--device", "cpu"]) == 0
+    assert Image.open(home / "new.png").size == (32, 32)
+
+    lines = [json.loads(line) for line in (shown / "log.jsonl").read_text().splitlines()]
+    measured = {name for line in lines for name in line}
+    assert {
+        "loss",
+        "scoring_gradient",
+        "validation/right/500",
+        "validation/wrong/500",
+        "validation/error/500",
+    } <= measured
+    assert Image.open(shown / "samples-0000002.png").size[0] == 2 * 32 + 2
+
+
+def test_a_model_is_replaced_only_when_asked(home, capsys):
+    (home / "kept").mkdir()
+    (home / "kept" / "model_index.json").write_text("{}")
+    assert train(home, "package", output_dir=str(home / "kept"), base=str(home / "base" / "export")) == 2
+    assert "overwrite=true" in capsys.readouterr().err
+
+
+def test_missing_drawings_are_named_with_the_command_that_makes_them(home, capsys):
+    data = {"source": "stickers", "folder": str(home / "absent")}
+    assert train(home, "autoencoder", output_dir=str(home / "none"), autoencoder={}, data=data) == 2
+    assert f"realcustom data stickers {home / 'absent'}" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""What every file of the package keeps to."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "realcustom"
+LAYERS = (
+    ("errors", "options"),
+    ("masks", "guidance", "prompts", "scoring"),
+    ("projector", "attention", "latents"),
+    ("adapter",),
+    ("report", "pictures", "loading", "pipeline"),
+    ("data",),
+    ("training",),
+    ("apps", "__main__", "__init__"),
+)
+"""From the bottom to the top: a module imports from its own layer and from those before it."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+files = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+
+
+def nodes(path: Path, *kinds: type[ast.AST]) -> list:
+    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, kinds)]
+
+
+def layer_of(module: str) -> int:
+    found = [number for number, modules in enumerate(LAYERS) if module in modules]
+    assert found, f"the module {module} is in no layer"
+    return found[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Names below `realcustom.` that a file imports, wherever in the file."""
+    found = {alias.name for node in nodes(path, ast.Import) for alias in node.names}
+    for node in nodes(path, ast.ImportFrom):
+        assert node.level == 0, f"{path} imports relatively"
+        found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    modules = {name.split(".")[1] for name in found if name.startswith("realcustom.")}
+    return modules - {"__version__"}
+
+
+@files
+def test_imports_point_downward(path):
+    module = path.relative_to(SOURCE).with_suffix("").parts[0]
+    upward = {name for name in imported(path) if layer_of(name) > layer_of(module)}
+    assert not upward
+
+
+@files
+def test_only_the_apps_print(path):
+    calls = [node for node in nodes(path, ast.Call) if isinstance(node.func, ast.Name) and node.func.id == "print"]
+    assert not calls or path.relative_to(SOURCE).parts[0] == "apps"
+
+
+@files
+def test_nothing_is_unpickled_or_loaded_loosely(path):
+    loads = [
+        ast.unparse(node) for node in nodes(path, ast.Attribute)
+        if node.attr == "load" and ast.unparse(node.value) in ("torch", "pickle", "np", "numpy")
+    ]  # fmt: skip
+    pickles = [
+        ast.unparse(node) for node in nodes(path, ast.Import, ast.ImportFrom)
+        if any("pickle" in alias.name for alias in node.names) or "pickle" in (getattr(node, "module", None) or "")
+    ]  # fmt: skip
+    loose = [
+        ast.unparse(node.value) for node in nodes(path, ast.keyword)
+        if node.arg == "strict" and isinstance(node.value, ast.Constant) and node.value.value is False
+    ]  # fmt: skip
+    assert loads + pickles + loose == []
+
+
+def test_importing_the_package_is_light():
+    code = "import realcustom, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "transformers", "numpy"} & set(done.stdout.split())

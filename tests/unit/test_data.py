@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from realcustom.data.examples import Example, collate, to_pixels
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.captions import with_article
+from realcustom.data.stickers.drawings import SPLITS, Drawing, DrawingStore, dominant_hue, icon_sets, vocabulary
+from realcustom.data.stickers.scenes import HUES, Pose, SceneOptions, SceneSource, place_drawing, shift_hue
+from realcustom.errors import InputError
+from realcustom.prompts import find_word
+
+DRAWINGS = [
+    Drawing("robot", "toy", "noto", "robot", "train", common=True, held_out=False),
+    Drawing("ice cream", "food", "noto", "ice-cream", "train", common=False, held_out=False),
+    Drawing("owl", "animal", "twemoji", "owl", "train", common=False, held_out=False),
+]
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A red disc, a green square and a grey triangle, all opaque inside and empty outside."""
+    pictures = [Image.new("RGBA", (128, 128)) for _ in DRAWINGS]
+    disc, square, triangle = (ImageDraw.Draw(picture) for picture in pictures)
+    disc.ellipse((0, 0, 127, 127), fill=(220, 20, 20, 255))
+    square.rectangle((10, 0, 117, 127), fill=(20, 200, 20, 255))
+    triangle.polygon(((64, 0), (127, 127), (0, 127)), fill=(90, 90, 90, 255))
+    pixels = np.stack([np.asarray(picture) for picture in pictures])
+    return DrawingStore(DRAWINGS, pixels, np.array([dominant_hue(rgba) for rgba in pixels], np.float32))
+
+
+def source(store, *, seed=0, reference="self", **options):
+    return SceneSource(store, SceneOptions(**{"backgrounds": 1, **options}), seed=seed, side=48, reference=reference)
+
+
+@pytest.fixture(scope="module")
+def scenes(store):
+    return source(store, colour_share=0.3)
+
+
+def same(one: Example, other: Example) -> bool:
+    arrays = zip((one.picture, one.region, one.reference), (other.picture, other.region, other.reference), strict=True)
+    return (one.caption, one.word) == (other.caption, other.word) and all(np.array_equal(*pair) for pair in arrays)
+
+
+class TestVocabulary:
+    @pytest.fixture(scope="class")
+    def nouns(self):
+        nouns = defaultdict(list)
+        for drawing in vocabulary():
+            nouns[drawing.noun].append(drawing)
+        return nouns
+
+    def test_counts(self, nouns):
+        drawings = vocabulary()
+        assert (len(drawings), len(nouns), len(icon_sets())) == (3212, 539, 7)
+        assert len({drawing.noun for drawing in drawings if drawing.common}) == 69
+        assert len({drawing.noun for drawing in drawings if drawing.held_out}) == 78
+        assert Counter(drawing.split for drawing in drawings) == {"train": 2105, "validation": 518, "test": 589}
+
+    def test_drawings_of_one_identity_share_a_split(self):
+        splits = defaultdict(set)
+        for drawing in vocabulary():
+            splits[drawing.identity].add(drawing.split)
+        assert all(len(found) == 1 for found in splits.values())
+        assert sum(1 for noun, style in splits if style == "fluent") == 539
+
+    def test_no_drawing_of_a_held_out_noun_is_trained_on(self, nouns):
+        held_out = {noun for noun, drawings in nouns.items() if any(drawing.held_out for drawing in drawings)}
+        trained = {noun for noun, drawings in nouns.items() if any(drawing.split == "train" for drawing in drawings)}
+        assert held_out == set(nouns) - trained
+
+    def test_every_other_noun_has_drawings_to_train_on_and_to_measure_with(self, nouns):
+        for drawings in nouns.values():
+            if not drawings[0].held_out:
+                splits = {drawing.split for drawing in drawings}
+                assert "train" in splits
+                assert splits - {"train"}
+
+    def test_a_noun_is_common_held_out_and_of_a_kind_as_a_whole(self, nouns):
+        for drawings in nouns.values():
+            assert len({(drawing.kind, drawing.common, drawing.held_out) for drawing in drawings}) == 1
+            assert not (drawings[0].common and drawings[0].held_out)
+
+    def test_no_drawing_occurs_twice_and_every_set_is_pinned(self):
+        places = [(drawing.style, drawing.icon) for drawing in vocabulary()]
+        assert len(places) == len(set(places))
+        assert {style for style, _ in places} == {one.name for one in icon_sets()}
+        assert {drawing.split for drawing in vocabulary()} == set(SPLITS)
+        assert all(one.integrity.startswith("sha512-") and one.license and one.author for one in icon_sets())
+
+
+class TestStore:
+    def test_saving_and_loading_is_exact(self, store, tmp_path):
+        store.save(tmp_path / "new")
+        loaded = DrawingStore.load(tmp_path / "new")
+        assert loaded.drawings == store.drawings
+        np.testing.assert_array_equal(loaded.pixels, store.pixels)
+        np.testing.assert_array_equal(loaded.hues, store.hues)
+
+    def test_a_folder_without_drawings_says_how_to_make_them(self, tmp_path):
+        with pytest.raises(InputError, match="holds no prepared drawings; make them with: realcustom data stickers"):
+            DrawingStore.load(tmp_path)
+
+    def test_where_selects_drawings_with_their_pixels(self, store):
+        some = store.where(lambda drawing: drawing.noun != "ice cream")
+        assert [drawing.noun for drawing in some.drawings] == ["robot", "owl"]
+        np.testing.assert_array_equal(some.pixels, store.pixels[[0, 2]])
+
+    def test_the_dominant_hue_is_that_of_the_colourful_part(self, store):
+        assert store.hues[:2] == pytest.approx([0, 120], abs=2)
+        assert np.isnan(store.hues[2])
+        assert np.isnan(dominant_hue(np.zeros((8, 8, 4), np.uint8)))
+
+
+class TestScenes:
+    @pytest.fixture(scope="class")
+    def tokenizer(self, tiny):
+        return tiny.tokenizer(model_max_length=32)
+
+    @pytest.mark.parametrize("reference", ["self", "other"])
+    def test_the_same_number_is_the_same_scene_in_whatever_order(self, store, reference):
+        one, other = (source(store, seed=3, reference=reference) for _ in range(2))
+        forwards = [one[number] for number in range(4)]
+        backwards = [other[number] for number in reversed(range(4))][::-1]
+        assert all(same(*pair) for pair in zip(forwards, backwards, strict=True))
+        assert not any(same(forwards[0], later) for later in forwards[1:])
+        assert not same(source(store, seed=4, reference=reference)[0], forwards[0])
+
+    def test_the_picture_is_its_background_wherever_the_thing_is_not(self, store):
+        """Empty drawings in the same scenes leave just the backgrounds."""
+        hues = np.full(len(DRAWINGS), np.nan, np.float32)
+        with_things, without = (
+            source(DrawingStore(DRAWINGS, pixels, hues)) for pixels in (store.pixels, np.zeros_like(store.pixels))
+        )
+        for number in range(12):
+            scene, background = with_things.scene(number), without.scene(number).picture
+            change = np.abs(scene.picture.astype(int) - background).max(axis=-1)
+            assert change[scene.region == 0].max() <= 1
+            assert (change[scene.region > 0.5] > 1).mean() > 0.95
+            assert 0.1 < (scene.region > 0.5).mean() < 0.8
+
+    def test_an_example_is_its_scene(self, scenes):
+        example, scene = scenes[5], scenes.scene(5)
+        assert (example.caption, example.word) == (scene.caption, scene.word)
+        assert np.array_equal(example.picture, scene.picture)
+        assert np.array_equal(example.region, scene.region)
+        assert example.reference is example.picture
+
+    def test_another_reference_shows_the_same_thing_elsewhere(self, store):
+        selves, others = source(store), source(store, reference="other")
+        for number in range(6):
+            assert np.array_equal(selves[number].picture, others[number].picture)
+            assert not np.array_equal(others[number].reference, others[number].picture)
+        red = source(store.where(lambda drawing: drawing.noun == "robot"), colour_share=0, reference="other")
+        reference = red[0].reference.astype(int)
+        assert ((abs(reference - (220, 20, 20)) < 12).all(axis=-1)).mean() > 0.05
+
+    def test_every_caption_says_its_word_and_its_place(self, scenes, tokenizer):
+        phrases = {place.name: place.phrases for place in PLACES}
+        for number in range(80):
+            scene = scenes.scene(number)
+            assert find_word(scene.caption, scene.word, tokenizer).text == scene.word
+            assert any(phrase in scene.caption for phrase in phrases[scene.place])
+
+    def test_captions_name_things_by_noun_kind_and_colour_as_often_as_asked(self, store):
+        named = source(store, thing_share=0.25, kind_share=0.25, colour_share=0.5, common_share=0)
+        found = [named.scene(number) for number in range(400)]
+        words = Counter(scene.word for scene in found)
+        assert words["thing"] / 400 == pytest.approx(0.25, abs=0.08)
+        assert sum(words[drawing.kind] for drawing in DRAWINGS) / 400 == pytest.approx(0.25, abs=0.08)
+        colourful = [scene for scene in found if DRAWINGS[scene.drawing].noun != "owl"]
+        said = [any(f"{colour} {scene.word}" in scene.caption for colour in HUES) for scene in colourful]
+        assert np.mean(said) == pytest.approx(0.5, abs=0.1)
+        grey = [scene for scene in found if DRAWINGS[scene.drawing].noun == "owl"]
+        assert not any(f"{colour} {scene.word}" in scene.caption for scene in grey for colour in HUES)
+
+    def test_the_colour_that_a_caption_says_is_the_colour_of_the_thing(self, store):
+        coloured = source(store.where(lambda drawing: drawing.noun == "robot"), colour_share=1)
+        for number in range(10):
+            scene = coloured.scene(number)
+            colour = next(colour for colour in HUES if f"{colour} {scene.word}" in scene.caption)
+            thing = np.concatenate([scene.picture, np.uint8(255 * (scene.region[..., None] > 0.99))], axis=-1)
+            distance = (dominant_hue(thing) - HUES[colour] + 180) % 360 - 180
+            assert abs(distance) < 20
+
+    def test_common_nouns_are_shown_as_often_as_asked(self, store):
+        shown = source(store, common_share=0.7)
+        robots = [shown.scene(number).drawing == 0 for number in range(200)]
+        assert np.mean(robots) == pytest.approx(0.7 + 0.3 / 3, abs=0.1)
+
+    @pytest.mark.parametrize("noun", ["house", "orange"])
+    def test_a_place_is_never_said_with_the_word_of_the_thing(self, store, tokenizer, noun):
+        drawings = [Drawing(noun, "object", "noto", noun, "train", common=False, held_out=False)]
+        only = source(DrawingStore(drawings, store.pixels[2:], store.hues[2:]), kind_share=0, thing_share=0)
+        for number in range(150):
+            scene = only.scene(number)
+            find_word(scene.caption, scene.word, tokenizer)
+
+
+class TestPlacing:
+    RGBA = np.full((64, 64, 4), (0, 0, 0, 255), np.uint8)
+
+    def place(self, rgba=RGBA, shape=(40, 60), **pose):
+        canvas = np.full((*shape, 3), 200, np.uint8)
+        return place_drawing(
+            canvas, rgba, Pose(**{"x": 0.5, "y": 0.5, "size": 0.5, "angle": 0, "mirrored": False, **pose})
+        )
+
+    def test_the_region_is_where_the_drawing_lies(self):
+        picture, region = self.place(x=0.25)
+        expected = np.zeros((40, 60))
+        expected[10:30, 5:25] = 1
+        np.testing.assert_array_equal(region, expected)
+        np.testing.assert_array_equal(picture, np.where(expected[..., None] > 0, 0, 200).repeat(3, axis=-1))
+
+    @pytest.mark.parametrize(
+        ("x", "y", "rows", "columns"), [(0, 0, slice(0, 10), slice(0, 10)), (1, 1, slice(30, 40), slice(50, 60))]
+    )
+    def test_what_leaves_the_picture_is_cut_off(self, x, y, rows, columns):
+        picture, region = self.place(x=x, y=y)
+        expected = np.zeros((40, 60))
+        expected[rows, columns] = 1
+        np.testing.assert_array_equal(region, expected)
+        assert picture.shape == (40, 60, 3)
+
+    def test_a_thing_larger_than_the_picture_fills_it(self):
+        assert self.place(size=3.0)[1].min() == 1
+
+    def test_half_transparent_pixels_mix_and_the_canvas_is_not_changed(self):
+        rgba = np.full((16, 16, 4), (100, 0, 0, 51), np.uint8)
+        canvas = np.full((16, 16, 3), 200, np.uint8)
+        picture, region = place_drawing(canvas, rgba, Pose(0.5, 0.5, 1.0, 0, mirrored=False))
+        np.testing.assert_allclose(region, 0.2, atol=0.01)
+        np.testing.assert_allclose(picture[8, 8], (180, 160, 160), atol=2)
+        assert (canvas == 200).all()
+
+    def test_mirroring_and_turning(self):
+        rgba = np.zeros((64, 64, 4), np.uint8)
+        rgba[:, :32, 3] = 255
+        left = [self.place(rgba, mirrored=mirrored)[1][10:30, 20:30].mean() for mirrored in (False, True)]
+        assert left == pytest.approx([1, 0], abs=0.05)
+        assert self.place(rgba, angle=90)[1][20:30, 20:40].mean() == pytest.approx(1, abs=0.05)
+
+
+class TestHue:
+    def test_no_turn_changes_almost_nothing(self):
+        rgba = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+        for degrees in (0, 360, -720):
+            turned = shift_hue(rgba, degrees)
+            np.testing.assert_allclose(turned[..., :3].astype(int), rgba[..., :3], atol=8)
+            np.testing.assert_array_equal(turned[..., 3], rgba[..., 3])
+
+    @pytest.mark.parametrize(
+        ("degrees", "colour"), [(120, (0, 255, 0)), (-120, (0, 0, 255)), (180, (0, 255, 255)), (480, (0, 255, 0))]
+    )
+    def test_red_turns_to_known_colours(self, degrees, colour):
+        red = np.full((2, 2, 4), (255, 0, 0, 77), np.uint8)
+        turned = shift_hue(red, degrees)
+        np.testing.assert_allclose(turned[0, 0, :3].astype(int), colour, atol=6)
+        assert (turned[..., 3] == 77).all()
+
+
+class TestExamples:
+    def test_pixels_span_minus_one_to_one(self):
+        picture = np.zeros((2, 3, 3), np.uint8)
+        picture[0, 2] = (255, 51, 0)
+        pixels = to_pixels([picture])
+        assert pixels.shape == (1, 3, 2, 3)
+        torch.testing.assert_close(pixels[0, :, 0, 2], torch.tensor([1.0, -0.6, -1.0]))
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_regions_are_there_only_if_every_example_knows_its_own(self, known):
+        picture, region = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), np.float32)
+        batch = collate(
+            [
+                Example(picture, "a", "a", picture, region),
+                Example(picture, "b", "b", picture, region if known else None),
+            ]
+        )
+        assert batch.captions == ["a", "b"]
+        assert (batch.regions.shape if known else batch.regions) == ((2, 2, 2) if known else None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("robot", "a robot"), ("owl", "an owl"), ("orange robot", "an orange robot"), ("umbrella", "an umbrella"),
+        ("unicorn", "a unicorn"), ("grapes", "grapes"), ("bread", "bread"), ("cactus", "a cactus"),
+        ("glass", "a glass"), ("piece of clothing", "a piece of clothing"), ("hourglass", "an hourglass"),
+        ("abacus", "an abacus"), ("hippopotamus", "a hippopotamus"), ("nest with eggs", "a nest with eggs"),
+    ],
+)  # fmt: skip
+def test_articles(words, said):
+    assert with_article(words) == said

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import nn
+
+from realcustom.data.examples import Example
+from realcustom.errors import CheckpointMismatch, InputError
+from realcustom.training import checkpoint
+from realcustom.training.diffusion import draw_noisy, make_noisy, sample_errors, snr_weights
+from realcustom.training.loop import noise_generator, train
+from realcustom.training.options import TrainingOptions
+
+
+class Pictures:
+    """An endless source of random pictures."""
+
+    def __getitem__(self, number: int) -> Example:
+        pixels = np.random.default_rng(number).integers(0, 256, (2, 2, 3), np.uint8)
+        return Example(pixels, f"picture {number}", "picture", pixels)
+
+
+class Denoising:
+    """A tiny net with every kind of state: weights, buffers and something frozen."""
+
+    def __init__(self, *, seed: int = 0, dies_at_loss: int | None = None, width: int = 6) -> None:
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(
+            nn.Flatten(), nn.Linear(12, width), nn.BatchNorm1d(width), nn.SiLU(), nn.Linear(width, 12)
+        )
+        self.model[1].bias.requires_grad_(False)
+        self.dies_at_loss, self.losses, self.exported = dies_at_loss, 0, []
+
+    def prepare(self, device):
+        pass
+
+    def parameter_groups(self):
+        first, second = list(self.model[1:3].parameters()), list(self.model[4].parameters())
+        return [{"params": [weight for weight in first if weight.requires_grad], "scale": 0.5}, {"params": second}]
+
+    def loss(self, model, batch, generator):
+        self.losses += 1
+        if self.losses == self.dies_at_loss:
+            raise KeyboardInterrupt
+        noise = torch.randn(batch.pixels.shape, generator=generator)
+        error = (model(batch.pixels + noise) - noise.flatten(1)).square().mean()
+        return error, {"noise": float(noise.abs().mean())}
+
+    def validate(self, model):
+        assert not model.training
+        return {"weights": float(sum(parameter.abs().sum() for parameter in model.parameters()))}, None
+
+    def export(self, model, folder):
+        self.exported.append((model, folder))
+
+
+def options(**changes) -> TrainingOptions:
+    settings = {
+        "max_train_steps": 7, "train_batch_size": 3, "learning_rate": 1e-2, "lr_warmup_steps": 2, "lr_decay_steps": 3,
+        "mixed_precision": "no", "dataloader_num_workers": 0, "logging_steps": 1, "validation_steps": 3,
+        "checkpointing_steps": 2, "ema_decay": 0.7,
+    }  # fmt: skip
+    return TrainingOptions(**{**settings, **changes})
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+class TestLoop:
+    @pytest.mark.parametrize(("accumulated", "dies_at_loss"), [(1, 6), (2, 12), (2, 11), (2, 10)])
+    def test_a_killed_run_goes_on_as_if_it_had_not_been(self, tmp_path, accumulated, dies_at_loss):
+        settings = options(gradient_accumulation_steps=accumulated)
+        whole = train(Denoising(), Pictures(), settings, tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(Denoising(dies_at_loss=dies_at_loss), Pictures(), settings, tmp_path / "killed")
+        resumed = Denoising(seed=1)
+        progress = train(resumed, Pictures(), settings, tmp_path / "killed")
+        assert resumed.losses == (7 - 4) * accumulated
+        assert (progress.step, progress.examples) == (whole.step, whole.examples) == (7, 21 * accumulated)
+        for name in ("model", "average", "optimizer"):
+            one, other = (
+                load_file(tmp_path / run / "checkpoint-0000007" / f"{name}.safetensors") for run in ("whole", "killed")
+            )
+            assert one.keys() == other.keys()
+            assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+    def test_the_log_of_a_killed_run_is_that_of_an_uninterrupted_one(self, tmp_path):
+        train(Denoising(), Pictures(), options(), tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(Denoising(dies_at_loss=6), Pictures(), options(), tmp_path / "killed")
+        assert log(tmp_path / "killed")[-1]["step"] == 5
+        train(Denoising(seed=1), Pictures(), options(), tmp_path / "killed")
+        one, other = ([{**line, "hours": 0} for line in log(tmp_path / run)] for run in ("whole", "killed"))
+        assert one == other
+        assert [line["step"] for line in one if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_a_log_whose_last_line_was_torn_does_not_stop_the_run(self, tmp_path):
+        train(Denoising(), Pictures(), options(max_train_steps=5), tmp_path)
+        with (tmp_path / "log.jsonl").open("a") as stream:
+            stream.write('{"step": 6, "lo')
+        train(Denoising(), Pictures(), options(), tmp_path)
+        assert [line["step"] for line in log(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_accumulating_gradients_equals_one_larger_batch(self, tmp_path):
+        class Plain(Denoising):
+            def loss(self, model, batch, generator):
+                return model[4](model[3](model[1](batch.pixels.flatten(1)))).square().mean(), {}
+
+        for folder, changes in (
+            ("many", {"gradient_accumulation_steps": 2, "train_batch_size": 3}),
+            ("one", {"train_batch_size": 6}),
+        ):
+            train(Plain(), Pictures(), options(**changes), tmp_path / folder)
+        one, other = (load_file(tmp_path / run / "checkpoint-0000007" / "model.safetensors") for run in ("many", "one"))
+        for name, tensor in one.items():
+            torch.testing.assert_close(tensor, other[name])
+
+    def test_frozen_weights_stay_and_all_others_move(self, tmp_path):
+        objective = Denoising()
+        before = {name: weight.clone() for name, weight in objective.model.named_parameters()}
+        train(objective, Pictures(), options(), tmp_path)
+        moved = {name for name, weight in objective.model.named_parameters() if not torch.equal(weight, before[name])}
+        assert moved == set(before) - {"1.bias"}
+
+    def test_the_average_is_the_exponential_one_and_is_what_is_exported(self, tmp_path):
+        objective = Denoising()
+        train(objective, Pictures(), options(checkpointing_steps=1, checkpoints_total_limit=9), tmp_path)
+        folders = sorted(tmp_path.glob("checkpoint-*"))
+        average = load_file(folders[0] / "model.safetensors")
+        for folder in folders[1:]:
+            weights = load_file(folder / "model.safetensors")
+            average = {name: 0.7 * average[name] + 0.3 * weight for name, weight in weights.items()}
+        found = load_file(folders[-1] / "average.safetensors")
+        exported, place = objective.exported[-1]
+        assert place == tmp_path / "export"
+        for name in ("1.weight", "2.weight", "4.bias"):
+            torch.testing.assert_close(found[name], average[name])
+            assert torch.equal(exported.state_dict()[name], found[name])
+
+    def test_a_loss_that_is_no_number_stops_the_run(self, tmp_path):
+        class Broken(Denoising):
+            def loss(self, model, batch, generator):
+                return super().loss(model, batch, generator)[0] * float("nan"), {}
+
+        with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; lower training\.learning_rate"):
+            train(Broken(), Pictures(), options(), tmp_path)
+
+    def test_every_batch_has_noise_of_its_own(self):
+        draws = {
+            tuple(torch.randn(3, generator=noise_generator(seed, batch, process)).tolist())
+            for seed in (0, 1) for batch in (0, 1) for process in (0, 1) for _ in range(2)
+        }  # fmt: skip
+        assert len(draws) == 8
+
+
+class TestCheckpoint:
+    @pytest.fixture
+    def parts(self):
+        """Model, average and an optimiser that has taken a step."""
+        return self.stepped(nn.Linear(3, 2))
+
+    @staticmethod
+    def stepped(model):
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        return model, nn.Linear(3, 2), optimizer
+
+    def save(self, folder, parts, step, limit=2):
+        return checkpoint.save(folder, *parts, checkpoint.Progress(step=step), limit)
+
+    def test_the_newest_whole_one_is_found_by_number(self, tmp_path, parts):
+        assert checkpoint.latest(tmp_path) is None
+        for step in (9, 10):
+            self.save(tmp_path, parts, step)
+        assert checkpoint.latest(tmp_path).name == "checkpoint-0000010"
+
+    def test_a_partial_one_is_ignored_and_replaced(self, tmp_path, parts):
+        whole = self.save(tmp_path, parts, 3)
+        partial = tmp_path / ".checkpoint-0000005.partial"
+        partial.mkdir()
+        (partial / "model.safetensors").write_bytes(b"half")
+        assert checkpoint.latest(tmp_path) == whole
+        assert self.save(tmp_path, parts, 5) == checkpoint.latest(tmp_path)
+        assert not partial.exists()
+
+    def test_a_save_that_fails_leaves_no_checkpoint(self, tmp_path, parts, monkeypatch):
+        whole = self.save(tmp_path, parts, 3)
+        monkeypatch.setattr(checkpoint.json, "dumps", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            self.save(tmp_path, parts, 5)
+        assert checkpoint.latest(tmp_path) == whole
+
+    def test_only_the_newest_are_kept(self, tmp_path, parts):
+        for step in (1, 2, 9, 10, 11):
+            self.save(tmp_path, parts, step, limit=3)
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept == ["checkpoint-0000009", "checkpoint-0000010", "checkpoint-0000011"]
+
+    def test_everything_comes_back(self, tmp_path, parts):
+        path = checkpoint.save(tmp_path, *parts, checkpoint.Progress(step=4, examples=40, seconds=1.5), 1)
+        others = self.stepped(nn.Linear(3, 2))
+        assert checkpoint.restore(path, *others) == checkpoint.Progress(step=4, examples=40, seconds=1.5)
+        for one, other in zip(parts[:2], others[:2], strict=True):
+            assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+        for one, other in zip(parts[0].parameters(), others[0].parameters(), strict=True):
+            states = parts[2].state[one], others[2].state[other]
+            assert states[0].keys() == states[1].keys()
+            assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+    def test_another_model_is_refused(self, tmp_path, parts):
+        path, other = self.save(tmp_path, parts, 1), nn.Linear(3, 5)
+        with pytest.raises(CheckpointMismatch, match=r"2 of another shape: bias \(\(2,\) instead of \(5,\)\), weight"):
+            checkpoint.restore(path, other, other, torch.optim.AdamW(other.parameters()))
+        other = nn.Sequential(nn.Linear(3, 2))
+        with pytest.raises(CheckpointMismatch, match=r"2 missing: 0\.bias, 0\.weight; 2 unexpected: bias, weight"):
+            checkpoint.restore(path, other, other, torch.optim.AdamW(other.parameters()))
+
+    def test_another_optimizer_is_refused(self, tmp_path, parts):
+        path = self.save(tmp_path, parts, 1)
+        parts[0].bias.requires_grad_(False)
+        with pytest.raises(CheckpointMismatch, match=r"optimizer.* 1 unexpected: bias"):
+            checkpoint.restore(path, *parts)
+
+    def test_a_checkpoint_that_lacks_a_file_is_refused(self, tmp_path, parts):
+        path = self.save(tmp_path, parts, 1)
+        (path / "optimizer.safetensors").unlink()
+        with pytest.raises(InputError, match=r"lacks optimizer\.safetensors; delete it"):
+            checkpoint.restore(path, *parts)
+
+    def test_a_weight_that_has_not_had_a_gradient_yet_does_not_stop_the_resume(self, tmp_path, parts):
+        model, average, optimizer = parts
+        model.register_parameter("unused", nn.Parameter(torch.ones(2)))
+        average.register_parameter("unused", nn.Parameter(torch.ones(2)))
+        path = self.save(tmp_path, (model, average, optimizer), 1)
+        assert checkpoint.restore(path, model, average, optimizer).step == 1
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("step", "share"),
+        [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (5, 1.0), (6, 0.8), (7, 0.6), (9, 0.2), (10, 0.0)],
+    )
+    def test_the_learning_rate_warms_up_stays_and_decays_to_zero(self, step, share):
+        settings = options(max_train_steps=10, lr_warmup_steps=4, lr_decay_steps=5, learning_rate=3e-3)
+        assert settings.learning_rate_at(step) == pytest.approx(3e-3 * share)
+
+    def test_without_phases_the_learning_rate_is_constant(self):
+        settings = options(lr_warmup_steps=0, lr_decay_steps=0)
+        assert {settings.learning_rate_at(step) for step in range(7)} == {1e-2}
+
+    def test_phases_longer_than_the_run_are_refused(self):
+        with pytest.raises(
+            ValidationError,
+            match=r"lr_warmup_steps \(5\) and lr_decay_steps \(3\) together exceed max_train_steps \(7\)",
+        ):
+            options(lr_warmup_steps=5)
+
+
+class TestDiffusion:
+    TIMESTEPS = torch.tensor([0, 400, 999])
+
+    @staticmethod
+    def scheduler(prediction_type):
+        return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type)
+
+    @pytest.fixture
+    def shares(self):
+        """The signal's and the noise's share at each timestep, by the cosine schedule's own definition."""
+        bar = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+        cumulative = torch.from_numpy(np.cumprod(1 - betas)).float()[self.TIMESTEPS]
+        return cumulative.sqrt()[:, None, None, None], (1 - cumulative).sqrt()[:, None, None, None]
+
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+    def test_noise_and_target_follow_the_schedule(self, shares, kind):
+        signal, spread = shares
+        clean, noise = torch.randn(2, 3, 4, 5, 6)
+        batch = make_noisy(clean, self.scheduler(kind), self.TIMESTEPS, noise)
+        target = {"epsilon": noise, "v_prediction": signal * noise - spread * clean, "sample": clean}[kind]
+        torch.testing.assert_close(batch.noisy, signal * clean + spread * noise, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(batch.target, target, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(batch.alpha, signal.flatten(), atol=1e-4, rtol=1e-4)
+
+    def test_another_prediction_type_is_refused(self):
+        scheduler = self.scheduler("epsilon")
+        scheduler.register_to_config(prediction_type="flow")
+        with pytest.raises(InputError, match="but the scheduler says 'flow'"):
+            make_noisy(torch.zeros(3, 1, 2, 2), scheduler, self.TIMESTEPS, torch.zeros(3, 1, 2, 2))
+
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+    def test_min_snr_weights(self, shares, kind):
+        snr = ((shares[0] / shares[1]) ** 2).flatten()
+        bounded = torch.minimum(snr, torch.tensor(5.0))
+        expected = {"epsilon": bounded / snr, "v_prediction": bounded / (snr + 1), "sample": bounded}[kind]
+        found = snr_weights(self.scheduler(kind), self.TIMESTEPS, 5.0)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+        assert snr_weights(self.scheduler(kind), self.TIMESTEPS, None).tolist() == [1, 1, 1]
+
+    def test_all_that_is_random_comes_from_the_generator(self):
+        clean, scheduler = torch.randn(64, 1, 2, 2), self.scheduler("epsilon")
+        one, other, third = (draw_noisy(clean, scheduler, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+        assert torch.equal(one.noisy, other.noisy)
+        assert not torch.equal(one.timesteps, third.timesteps)
+        assert 0 <= one.timesteps.min() < 200 < 800 < one.timesteps.max() < 1000
+
+    def test_the_error_is_each_samples_own_mean_square(self):
+        batch = make_noisy(torch.zeros(3, 1, 2, 2), self.scheduler("sample"), self.TIMESTEPS, torch.zeros(3, 1, 2, 2))
+        prediction = torch.arange(12.0).reshape(3, 1, 2, 2)
+        assert sample_errors(prediction, batch).tolist() == [3.5, 31.5, 91.5]
