@@ -122,12 +122,12 @@ class SubjectAttnProcessor:
         self, attn: Attention, cells: Tensor, text: Tensor | None, attention_mask: Tensor | None
     ) -> Tensor:
         """Return the attention of the cells `[b, q, c]` to the text and to the subjects, before the output projection."""
+        if attn.group_norm is not None:
+            cells = rearrange(attn.group_norm(rearrange(cells, "b q c -> b c q")), "b c q -> b q c")
         text = cells if text is None else text
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, text.shape[1], text.shape[0])
             attention_mask = rearrange(attention_mask, "(b n) q t -> b n q t", n=attn.heads)
-        if attn.group_norm is not None:
-            cells = rearrange(attn.group_norm(rearrange(cells, "b q c -> b c q")), "b c q -> b q c")
         query, (key, value) = attn.to_q(cells), self.tap.text_keys_values(self.name, attn, text)
         query, key, value = (_split_heads(tensor, attn.heads) for tensor in (query, key, value))
         if attn.norm_q is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 
 from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
@@ -112,13 +113,16 @@ def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float
     """
     try:
         model, info = component.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
-            raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"could not load {component.__name__} from {folder}: {error}") from error
-    shapes = [str(item[0]) for item in info.get("mismatched_keys") or []]
+    shapes = [f"{name} ({tuple(held)} instead of {tuple(own)})" for name, held, own in info["mismatched_keys"]]
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing or unexpected or shapes:
         raise CheckpointMismatch(str(folder), missing, unexpected, shapes)

@@ -28,7 +28,7 @@ def load_options(recipe: type[Recipe], path: Path, overrides: Sequence[str] = ()
     """
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"could not read the recipe {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must hold options by name, but holds a {type(values).__name__}")
@@ -47,7 +47,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     *sections, last = name.split(".")
     for section in sections:
         values = values.setdefault(section, {})
-    values[last] = yaml.safe_load(value)
+        if not isinstance(values, dict):
+            raise InputError(f"{override!r} cannot be used: {section} is one option and holds no others")
+    try:
+        values[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"the value of the override {override!r} is not YAML: {error}") from error
 
 
 def _explain(recipe: type[Options], error: ValidationError) -> list[str]:

@@ -6,6 +6,8 @@ subject, paints the subject there (RC section 3.3).
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +30,12 @@ from realcustom.errors import InputError
 from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
-from realcustom.masks import Normalization, aggregate, coverage, influence_scope, resize_mask
+from realcustom.masks import NORMALIZATIONS, Normalization, aggregate, coverage, influence_scope, resize_mask
 from realcustom.projector import latent_features
-from realcustom.prompts import TextStates, encode_prompts, find_word, word_columns
+from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
+
+logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[str, Any]]
 
@@ -181,7 +185,7 @@ class RealCustomPipeline(DiffusionPipeline):
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
             subject_scale: multiplies the subject's contribution to every layer; 0 gives the plain picture.
             output_type: "pil", "np", "pt" or "latent".
-            return_dict: False returns the plain tuple of those of images, masks and report that there are.
+            return_dict: False returns the plain tuple (images, masks, report).
             callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; what it returns
                 replaces the tensors. It may set `pipeline._interrupt` to stop.
             callback_on_step_end_tensor_inputs: which tensors it gets: "latents", "mask".
@@ -196,7 +200,7 @@ class RealCustomPipeline(DiffusionPipeline):
         config = self.config
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         size = self.unet.config.sample_size * self.vae_scale_factor
-        height, width = height or size, width or size
+        height, width = (size if side is None else side for side in (height, width))
         num_inference_steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
         subject_guidance_scale = (
@@ -209,6 +213,8 @@ class RealCustomPipeline(DiffusionPipeline):
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         self._check_numbers(height, width, counts, mask_scope, token_ratio)
         self._check_scheduler()
+        _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
+        _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         self._check_callback(callback_on_step_end_tensor_inputs)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -222,14 +228,8 @@ class RealCustomPipeline(DiffusionPipeline):
         ]  # fmt: skip
 
         # 3. Text
-        negatives = (
-            [negative_prompt or ""] * len(prompts) if isinstance(negative_prompt, str | None) else negative_prompt
-        )
-        if len(negatives) != len(prompts):
-            raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
         text, negative = (
-            _repeat_text(encode_prompts(sentences, self.tokenizer, self.text_encoder), num_images_per_prompt, dtype)
-            for sentences in (prompts, negatives)
+            _repeat_text(states, num_images_per_prompt, dtype) for states in self._encode_text(prompts, negative_prompt)
         )
         both = _concatenate(negative, text)
 
@@ -266,7 +266,8 @@ class RealCustomPipeline(DiffusionPipeline):
                     break
                 noisy = self.scheduler.scale_model_input(latents, timestep)
                 if subject is None:
-                    prediction = self._predict_plain(noisy, timestep, both, text, guidance_scale)
+                    predictions = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
+                    prediction = direct_guidance(*predictions, guidance_scale=guidance_scale)
                 else:
                     prediction = self._predict_customized(tap, subject, noisy, timestep, both, text)
                 latents = self.scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
@@ -283,7 +284,7 @@ class RealCustomPipeline(DiffusionPipeline):
             output.masks = SubjectMasks(torch.stack(subject.masks))
             output.report = Report(words, [coverage(step).tolist() for step in subject.masks], subject.strengths)
         self.maybe_free_model_hooks()
-        return output if return_dict else output.to_tuple()
+        return output if return_dict else (output.images, output.masks, output.report)
 
     def _check_subject(self, subject_image: Image.Image | None, subject_word: str | None) -> None:
         if (subject_image is None) != (subject_word is None):
@@ -317,16 +318,29 @@ class RealCustomPipeline(DiffusionPipeline):
 
     def _check_scheduler(self) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            fitting = ", ".join(sorted(kind.__name__ for kind in self.scheduler.compatibles))
             raise InputError(
                 f"{type(self.scheduler).__name__} has no discrete noise schedule, so it does not fit this model; "
-                f"take one of {fitting or 'DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler'}"
+                f"take DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler or another of their kind"
             )
 
     def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
         unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
         if unknown:
             raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {unknown}")
+
+    def _encode_text(
+        self, prompts: Sequence[str], negative_prompt: str | Sequence[str] | None
+    ) -> tuple[TextStates, TextStates]:
+        """Return the states of the prompts and of as many negative prompts."""
+        one_for_all = negative_prompt is None or isinstance(negative_prompt, str)
+        negatives = [negative_prompt or ""] * len(prompts) if one_for_all else list(negative_prompt)
+        if len(negatives) != len(prompts):
+            raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
+        for sentence in (*prompts, *negatives):
+            if lost := cut_off(sentence, self.tokenizer):
+                logger.warning("the text encoder reads %d tokens; not read: %r", self.tokenizer.model_max_length, lost)
+        positive, negative = (encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives))
+        return positive, negative
 
     def _features(self, picture: Image.Image) -> Tensor:
         """Return the subject's image features `[1, i, c_f]`: its own latents, in patches."""
@@ -352,19 +366,21 @@ class RealCustomPipeline(DiffusionPipeline):
 
     def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
         """Return those of `eta` and `generator` that the scheduler's `step` takes."""
-        taken = self.scheduler.step.__code__.co_varnames
+        taken = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
 
     def _predict(self, noisy: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
         return self.unet(noisy, timestep, text.states, encoder_attention_mask=text.keep, return_dict=False)[0]
 
-    def _predict_plain(
+    def _predict_from_text(
         self, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates, guidance_scale: float
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Return the unconditional and the T2I prediction; both are T2I's where guidance gives the former no weight."""
         if guidance_scale == 1:
-            return self._predict(noisy, timestep, text)
+            from_text = self._predict(noisy, timestep, text)
+            return from_text, from_text
         unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
-        return direct_guidance(unconditional, from_text, guidance_scale=guidance_scale)
+        return unconditional, from_text
 
     def _predict_customized(
         self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates
@@ -372,7 +388,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """Return the guided prediction of one step (RC section 3.3): T2I finds the mask, TI2I paints the subject in it."""
         # T2I, together with the unconditional branch: text only, and where the word looks
         tap.word = call.columns if call.given_mask is None else None
-        unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
+        unconditional, from_text = self._predict_from_text(noisy, timestep, both, text, call.guidance_scale)
         tap.word = None
         mask = call.given_mask
         if mask is None:
@@ -418,6 +434,11 @@ def fit_reference(picture: Image.Image, side: int) -> Image.Image:
     square = Image.new("RGB", (side, side), tuple(int(channel) for channel in border))
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return square
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
 def _repeat_text(text: TextStates, times: int, dtype: torch.dtype) -> TextStates:

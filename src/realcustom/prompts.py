@@ -86,6 +86,12 @@ def find_word(
     return TargetWord(match.group(), match.start(), tokens, tuple(pieces))
 
 
+def cut_off(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the end of a prompt that the text encoder does not read; "" if it reads it all."""
+    read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
+    return prompt[max(end for _, end in read["offset_mapping"]) :].strip()
+
+
 def word_columns(words: Sequence[TargetWord], num_tokens: int) -> Tensor:
     """Return `[b, num_tokens]` float32: 1 on each word's tokens, 0 elsewhere."""
     columns = torch.zeros(len(words), num_tokens)

@@ -118,12 +118,13 @@ def _restore_optimizer(
         name, key = full_name.rsplit("/", 1)
         states.setdefault(name, {})[key] = tensor
     trained = dict(_trained(model))
-    missing, unexpected = sorted(trained.keys() - states.keys()), sorted(states.keys() - trained.keys())
-    if missing or unexpected:
-        raise CheckpointMismatch(source, missing, unexpected, [])
-    for name, parameter in trained.items():
+    unexpected = sorted(states.keys() - trained.keys())
+    if unexpected:
+        raise CheckpointMismatch(source, [], unexpected, [])
+    for name, state in states.items():  # a weight that has never had a gradient has no state yet
+        parameter = trained[name]
         optimizer.state[parameter] = {
             # Adam keeps its step count on the CPU whatever the device.
             key: tensor if key == "step" else tensor.to(parameter.device)
-            for key, tensor in states[name].items()
+            for key, tensor in state.items()
         }

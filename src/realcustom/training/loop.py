@@ -84,8 +84,8 @@ def noise_generator(seed: int, batch: int, process: int) -> torch.Generator:
 def _forget_after(log: Path, step: int) -> None:
     """Drop the log's lines that a resumed run will write again."""
     if log.is_file():
-        lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(line + "\n" for line in lines))
+        whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        log.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def train(

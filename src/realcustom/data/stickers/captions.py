@@ -29,12 +29,23 @@ _MASS = {
     "milk",
 }
 _MASS |= {"popcorn", "salad", "salt", "soap", "soda", "spaghetti", "stew", "sushi", "wood", "yarn"}
-_SINGULAR_IN_S = {"bus", "cactus", "compass", "glass", "hibiscus", "lotus", "octopus", "trolleybus"}
+_SINGULAR_IN_S = {
+    "abacus",
+    "bus",
+    "cactus",
+    "compass",
+    "glass",
+    "hibiscus",
+    "hippopotamus",
+    "lotus",
+    "octopus",
+    "trolleybus",
+}
 
 
 def takes_article(words: str) -> bool:
     """Whether one says "a" before the words; not so for plurals ("grapes") and masses ("food")."""
-    last = words.split()[-1]
+    last = words.split(" with ")[0].split()[-1]
     plural = last.endswith("s") and not last.endswith("ss") and last not in _SINGULAR_IN_S
     return not plural and last not in _MASS
 
@@ -43,7 +54,7 @@ def with_article(words: str) -> str:
     """Return the words with "a" or "an" in front where English wants one."""
     if not takes_article(words):
         return words
-    vowel = words[0] in "aeio" or words.startswith(("um", "ur"))
+    vowel = words[0] in "aeio" or words.startswith(("um", "ur", "hour"))
     return f"an {words}" if vowel else f"a {words}"
 
 

@@ -167,6 +167,14 @@ class SceneSource:
     def _place(self, rng: np.random.Generator) -> Place:
         return PLACES[rng.choice(len(PLACES), p=self._place_weights)]
 
+    def _said_place(self, rng: np.random.Generator, word: str) -> tuple[Place, list[str]]:
+        """Return a place and those of its phrases that do not say `word` themselves, so that the caption says it once."""
+        while True:
+            place = self._place(rng)
+            phrases = [phrase for phrase in place.phrases if word not in phrase.split()]
+            if phrases:
+                return place, phrases
+
     def _background(self, rng: np.random.Generator, place: Place) -> np.ndarray:
         picture = self._backgrounds[place.name][rng.integers(self.options.backgrounds)]
         return picture[:, ::-1] if rng.random() < 0.5 else picture
@@ -191,12 +199,12 @@ class SceneSource:
         thing, colouring = word, rng.random()
         if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
             if colouring < options.colour_share:
-                colour = str(rng.choice(list(HUES)))
+                colour = str(rng.choice([name for name in HUES if name != word]))
                 target, thing = HUES[colour] + rng.normal(0, 5), f"{colour} {word}"
             else:
                 target = rng.uniform(0, 360)
             rgba = shift_hue(rgba, target - self.store.hues[row])
-        place = self._place(rng)
+        place, phrases = self._said_place(rng, word)
         picture, region = place_drawing(self._background(rng, place), rgba, self._pose(rng))
-        where = place.phrases[0] if rng.random() < 0.5 else str(rng.choice(place.phrases))
+        where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
         return Scene(picture, region, caption(thing, where, rng), word, place.name, row), rgba
