@@ -284,7 +284,9 @@ class RealCustomPipeline(DiffusionPipeline):
             output.masks = SubjectMasks(torch.stack(subject.masks))
             output.report = Report(words, [coverage(step).tolist() for step in subject.masks], subject.strengths)
         self.maybe_free_model_hooks()
-        return output if return_dict else (output.images, output.masks, output.report)
+        if not return_dict:  # diffusers' convention, which the annotation leaves out
+            return (output.images, output.masks, output.report)  # type: ignore[return-value]
+        return output
 
     def _check_subject(self, subject_image: Image.Image | None, subject_word: str | None) -> None:
         if (subject_image is None) != (subject_word is None):
@@ -332,8 +334,10 @@ class RealCustomPipeline(DiffusionPipeline):
         self, prompts: Sequence[str], negative_prompt: str | Sequence[str] | None
     ) -> tuple[TextStates, TextStates]:
         """Return the states of the prompts and of as many negative prompts."""
-        one_for_all = negative_prompt is None or isinstance(negative_prompt, str)
-        negatives = [negative_prompt or ""] * len(prompts) if one_for_all else list(negative_prompt)
+        if negative_prompt is None or isinstance(negative_prompt, str):
+            negatives = [negative_prompt or ""] * len(prompts)
+        else:
+            negatives = list(negative_prompt)
         if len(negatives) != len(prompts):
             raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
         for sentence in (*prompts, *negatives):
