@@ -160,12 +160,10 @@ def test_every_prompt_must_say_the_word(pipeline, subject):
     [
         "DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
         "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-        "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
+        "LCMScheduler", "PNDMScheduler", "UniPCMultistepScheduler",
     ],
 )  # fmt: skip
 def test_schedulers(tiny, pipeline, subject, kind):
-    if kind == "LMSDiscreteScheduler":
-        pytest.importorskip("scipy")
     swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": tiny.scheduler(kind)})
     swapped.set_progress_bar_config(disable=True)
     pictures = [

@@ -152,6 +152,17 @@ class TestLoop:
         with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1; lower training\.learning_rate"):
             train(Broken(), Pictures(), options(), tmp_path)
 
+    def test_the_batches_of_one_step_differ_in_examples_and_noise(self, tmp_path):
+        class Watching(Denoising):
+            def loss(self, model, batch, generator):
+                seen.append((*batch.captions, float(torch.rand((), generator=generator))))
+                return super().loss(model, batch, generator)
+
+        seen = []
+        train(Watching(), Pictures(), options(gradient_accumulation_steps=2), tmp_path)
+        assert [caption for batch in seen for caption in batch[:-1]] == [f"picture {number}" for number in range(42)]
+        assert len({noise for *_, noise in seen}) == len(seen) == 14
+
     def test_every_batch_has_noise_of_its_own(self):
         draws = {
             tuple(torch.randn(3, generator=noise_generator(seed, batch, process)).tolist())
