@@ -54,7 +54,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent/new.png cannot be written: No such file or directory"):
+    with pytest.raises(InputError, match=r"absent/new\.png cannot be written: No such file or directory"):
         write_picture(Image.new("RGB", (2, 2)), tmp_path / "absent" / "new.png")
 
 
