@@ -24,7 +24,6 @@ test: $(VENV)/.ready
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
-	$(BIN)/pydoclint src
 	$(BIN)/mypy
 
 fix: $(VENV)/.ready

@@ -48,7 +48,7 @@ def border(picture) -> np.ndarray:
 def test_it_is_small_and_in_safetensors_only():
     files = [path for path in MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 100e6
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md"}
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".md"}
 
 
 def test_the_named_background_is_there(pipeline):
