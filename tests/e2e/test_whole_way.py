@@ -68,6 +68,9 @@ def test_from_drawings_to_a_picture(home, capsys):
     parts = {"base": str(base / "export"), "adapter": str(shown / "export" / "adapter")}
     assert train(home, "package", output_dir=str(home / "model"), defaults={"num_inference_steps": 2}, **parts) == 0
 
+    for told in (home / "model").rglob("*.json"):
+        assert str(home) not in told.read_text(), f"{told} tells a path of this machine"
+
     picture = home / "dog.png"
     Image.new("RGB", (64, 64), "red").save(picture)
     command = ["generate", str(picture), "a dog on the beach", "--word", "dog", "--model", str(home / "model")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import InputError
@@ -41,4 +42,9 @@ def package(recipe: PackageRecipe) -> None:
     parts = RealCustomPipeline.from_pretrained(recipe.base).components
     if recipe.adapter:
         parts["adapter"] = load_strictly(RealCustomAdapter, recipe.adapter)
+    for part in parts.values():
+        if isinstance(part, ModelMixin):
+            part.register_to_config(
+                _name_or_path=recipe.output_dir.name
+            )  # diffusers would tell where it was loaded from
     RealCustomPipeline(**parts, **recipe.defaults).to(torch.float16).save_pretrained(recipe.output_dir)
