@@ -33,6 +33,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         scoring_dim: width of the score-nets.
         score_gain: what multiplies S in `1 + S` (RC 9); 1 is the paper's. With n_i tokens S is about 1/n_i, so that
             1 hardly weights anything; n_i makes the mean weight 2.
+        own_queries: project the cells to queries for the subject's tokens by weights of its own. RC shares the text's
+            queries, which a well-trained base affords and a small one does not.
     """
 
     @register_to_config
@@ -47,6 +49,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         projector_grid: int = 8,
         scoring_dim: int = 128,
         score_gain: float = 1.0,
+        own_queries: bool = False,
     ) -> None:
         super().__init__()
         self.projector = (
@@ -59,15 +62,26 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         self.to_v = nn.ModuleDict(
             {_key(name): nn.Linear(token_dim, width, bias=False) for name, width in layers.items()}
         )
+        self.to_q = nn.ModuleDict(
+            {_key(name): nn.Linear(width, width, bias=False) for name, width in layers.items() if own_queries}
+        )
         for weight in self.to_v.parameters():
             nn.init.zeros_(weight)  # the base's own pictures at the start of training
 
     @classmethod
     def for_unet(cls, unet: UNet2DConditionModel, **config: int | float) -> RealCustomAdapter:
-        """Return an untrained adapter that fits a UNet; `config` are the other arguments of the class."""
-        layers = {name: layer.inner_dim for name, layer in cross_attention_layers(unet).items()}
+        """Return an untrained adapter that fits a UNet; `config` are the other arguments of the class.
+
+        Queries of its own start as copies of the text's.
+        """
+        modules = cross_attention_layers(unet)
+        layers = {name: layer.inner_dim for name, layer in modules.items()}
         fixed = {"text_dim": unet.config.cross_attention_dim, "latent_channels": unet.config.in_channels}
-        return cls(layers=layers, **{**fixed, **config})
+        adapter = cls(layers=layers, **{**fixed, **config})
+        for name, layer in modules.items():
+            if _key(name) in adapter.to_q:
+                adapter.to_q[_key(name)].weight.data.copy_(layer.to_q.weight)
+        return adapter
 
     def forward(
         self,
@@ -124,6 +138,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             kept=strongest_tokens(scores.detach(), token_ratio=token_ratio),
             mask=mask,
             scale=scale,
+            to_q={name: self.to_q[_key(name)] for name in self.config["layers"]} if self.to_q else None,
         )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from realcustom.errors import InputError
 from realcustom.masks import resize_mask
@@ -33,6 +33,8 @@ class Subject:
     mask: Tensor | None = None
     """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
     scale: float = 1.0
+    to_q: Mapping[str, nn.Module] | None = None
+    """For each cross-attention layer the subject's own query projection; the text's queries are shared if None (RC 4)."""
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, k, c]` that act in layer `name`: weighted and selected (RC 9, 10)."""
@@ -138,7 +140,7 @@ class SubjectAttnProcessor:
             self._record(query, key, attention_mask, self.tap.word)
         output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
         if self.tap.subjects:
-            visual = torch.stack([self._attend(query, subject) for subject in self.tap.subjects]).sum(dim=0)
+            visual = torch.stack([self._attend(cells, query, subject) for subject in self.tap.subjects]).sum(dim=0)
             if self.tap.strengths is not None:
                 self.tap.strengths[self.name] = (_root_mean_square(visual), _root_mean_square(output))
             output = output + visual
@@ -154,8 +156,10 @@ class SubjectAttnProcessor:
         height, _ = self.tap.grid(query.shape[2])
         self.tap.maps[self.name] = rearrange(column, "b (h w) -> b h w", h=height)
 
-    def _attend(self, query: Tensor, subject: Subject) -> Tensor:
+    def _attend(self, cells: Tensor, query: Tensor, subject: Subject) -> Tensor:
         """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12)."""
+        if subject.to_q is not None:
+            query = _split_heads(subject.to_q[self.name](cells), query.shape[1])
         key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
         visual = _join_heads(F.scaled_dot_product_attention(query, key, value))
         if subject.mask is not None:

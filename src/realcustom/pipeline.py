@@ -135,8 +135,8 @@ class RealCustomPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str],
-        subject_image: Image.Image | None = None,
-        subject_word: str | None = None,
+        subject_image: Image.Image | Sequence[Image.Image] | None = None,
+        subject_word: str | Sequence[str] | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -164,8 +164,10 @@ class RealCustomPipeline(DiffusionPipeline):
 
         Args:
             prompt: one sentence or several.
-            subject_image: the one picture of the subject; None makes plain text-to-image pictures.
-            subject_word: the real word (or phrase) of every prompt that is narrowed to the subject.
+            subject_image: the one picture of the subject, or a list with one for each prompt; None makes plain
+                text-to-image pictures.
+            subject_word: the real word (or phrase) of every prompt that is narrowed to the subject, or a list with one
+                for each prompt.
             height: of the pictures in pixels, a multiple of the autoencoder's factor; the model's own size if not given.
             width: likewise.
             num_inference_steps: of the scheduler; the model's default if not given, like the next two.
@@ -209,7 +211,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_scope = config.mask_scope if mask_scope is None else mask_scope
         if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
             raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
-        self._check_subject(subject_image, subject_word)
+        subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts))
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         self._check_numbers(height, width, counts, mask_scope, token_ratio)
         self._check_scheduler()
@@ -223,9 +225,10 @@ class RealCustomPipeline(DiffusionPipeline):
         self._interrupt = False
 
         # 2. The target word
-        words = [] if subject_word is None else [
-            find_word(sentence, subject_word, self.tokenizer, occurrence=occurrence) for sentence in prompts
-        ]  # fmt: skip
+        words = [
+            find_word(sentence, word, self.tokenizer, occurrence=occurrence)
+            for sentence, word in zip(prompts, subject_words, strict=bool(subject_words))
+        ]
 
         # 3. Text
         text, negative = (
@@ -236,9 +239,10 @@ class RealCustomPipeline(DiffusionPipeline):
         # 4. Subject
         subject = None
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        if subject_image is not None:
+        if subject_images:
             columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-            tokens = self.adapter.tokens(self._features(subject_image).to(dtype)).expand(samples, -1, -1)
+            tokens = self.adapter.tokens(self._features(subject_images).to(dtype))
+            tokens = tokens.repeat_interleave(samples // len(subject_images), dim=0)
             subject = _SubjectCall(
                 tokens=tokens,
                 keys_values=self.adapter.keys_values(tokens),
@@ -288,7 +292,13 @@ class RealCustomPipeline(DiffusionPipeline):
             return (output.images, output.masks, output.report)  # type: ignore[return-value]
         return output
 
-    def _check_subject(self, subject_image: Image.Image | None, subject_word: str | None) -> None:
+    def _check_subject(
+        self,
+        subject_image: Image.Image | Sequence[Image.Image] | None,
+        subject_word: str | Sequence[str] | None,
+        prompts: int,
+    ) -> tuple[list[Image.Image], list[str]]:
+        """Return the subjects' pictures, one or as many as there are prompts, and each prompt's word."""
         if (subject_image is None) != (subject_word is None):
             given, absent = (
                 ("subject_word", "subject_image") if subject_image is None else ("subject_image", "subject_word")
@@ -296,12 +306,20 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError(
                 f"{given} was given without {absent}; a subject needs its picture and its word in the prompt"
             )
-        if subject_image is None:
-            return
-        if not isinstance(subject_image, Image.Image):
-            raise InputError(f"subject_image must be a PIL picture, but is a {type(subject_image).__name__}")
+        if subject_image is None or subject_word is None:
+            return [], []
+        images = [subject_image] if isinstance(subject_image, (Image.Image, str)) else list(subject_image)
+        words = [subject_word] * prompts if isinstance(subject_word, str) else list(subject_word)
+        for image in images:
+            if not isinstance(image, Image.Image):
+                raise InputError(f"subject_image must be a PIL picture, but is a {type(image).__name__}")
+        if len(images) not in (1, prompts):
+            raise InputError(f"subject_image is a list of {len(images)}, but there are {prompts} prompts")
+        if len(words) != prompts:
+            raise InputError(f"subject_word is a list of {len(words)}, but there are {prompts} prompts")
         if self.adapter is None:
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
+        return images, words
 
     def _check_numbers(
         self, height: int, width: int, counts: dict[str, int], mask_scope: float, token_ratio: float
@@ -346,10 +364,10 @@ class RealCustomPipeline(DiffusionPipeline):
         positive, negative = (encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives))
         return positive, negative
 
-    def _features(self, picture: Image.Image) -> Tensor:
-        """Return the subject's image features `[1, i, c_f]`: its own latents, in patches."""
+    def _features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches."""
         side = self.unet.config.sample_size * self.vae_scale_factor
-        pixels = self.image_processor.preprocess(fit_reference(picture, side))
+        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in pictures])
         return latent_features(to_latents(self.vae, pixels))
 
     def _first_latents(

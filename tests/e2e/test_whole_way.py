@@ -65,6 +65,11 @@ def test_from_drawings_to_a_picture(home, capsys):
         train(home, "adapter", output_dir=str(shown), base=str(base / "export"), adapter=adapter, drawn_examples=2) == 0
     )
 
+    together = home / "joint"
+    joint = {"base": str(base / "export"), "adapter": {**adapter, "own_queries": True}, "drawn_examples": 2}
+    assert train(home, "joint", output_dir=str(together), **joint) == 0
+    assert {path.name for path in (together / "export").iterdir()} >= {"unet", "adapter", "model_index.json"}
+
     parts = {"base": str(base / "export"), "adapter": str(shown / "export" / "adapter")}
     assert train(home, "package", output_dir=str(home / "model"), defaults={"num_inference_steps": 2}, **parts) == 0
 

@@ -75,6 +75,28 @@ def test_the_gain_multiplies_the_score(tiny, unet, inputs):
 
 
 @torch.no_grad()
+def test_queries_of_its_own_start_as_the_texts_and_act_alone(tiny, unet, inputs):
+    features, text, latents, alpha = inputs
+
+    def prediction(adapter):
+        with attached(unet) as tap:
+            tap.latent_size = (8, 8)
+            tap.subjects = [adapter(features, text, latents, alpha, token_ratio=0.8)]
+            return unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
+
+    shared, own = (tiny.adapter(unet, own_queries=owns) for owns in (False, True))
+    own.load_state_dict(shared.state_dict(), strict=False)
+    torch.testing.assert_close(prediction(own), prediction(shared))
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    own.to_q[name.replace(".", "-")].weight.mul_(-3)
+    assert not torch.allclose(prediction(own), prediction(shared), atol=1e-3)
+    plain = unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
+    for weight in own.to_v.parameters():
+        weight.zero_()
+    assert torch.equal(prediction(own), plain)
+
+
+@torch.no_grad()
 def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
     features, text, latents, alpha = inputs
     padding = torch.where(text.keep[..., None], 0.0, 100.0)
@@ -84,7 +106,8 @@ def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}]
+    "config",
+    [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}, {"own_queries": True}],
 )
 def test_saving_and_loading_is_exact(tiny, unet, tmp_path, inputs, config):
     adapter = tiny.adapter(unet, **config)

@@ -161,6 +161,39 @@ class TestScenes:
         reference = red[0].reference.astype(int)
         assert ((abs(reference - (220, 20, 20)) < 12).all(axis=-1)).mean() > 0.05
 
+    def test_a_reference_is_a_portrait_that_turns_as_its_scene_does(self, store):
+        half = np.zeros((128, 128, 4), np.uint8)  # red on the left, blue on the right, so that a mirrored one is known
+        half[:, :64], half[:, 64:] = (220, 20, 20, 255), (20, 20, 220, 255)
+        turned = source(
+            DrawingStore(DRAWINGS[2:], half[None], np.full(1, np.nan, np.float32)),
+            reference="other", smallest_portrait=0.7, largest_portrait=0.9, smallest=0.5, largest=0.6,
+        )  # fmt: skip
+        facing = set()
+        for number in range(12):
+            example = turned[number]
+            left = []
+            for picture in (example.picture, example.reference):
+                red, blue = ((abs(picture.astype(int) - colour) < 12).all(axis=-1) for colour in half[0, [0, -1], :3])
+                left.append(np.argwhere(red)[:, 1].mean() < np.argwhere(blue)[:, 1].mean())
+            rows, columns = np.argwhere(red | blue).T
+            assert abs(columns.mean() / 48 - 0.5) < 0.1
+            assert abs(rows.mean() / 48 - 0.5) < 0.1
+            assert 0.6 < np.ptp(rows) / 48 < 1
+            assert left[0] == left[1]
+            facing.add(bool(left[0]))
+        assert facing == {True, False}
+
+    @pytest.mark.parametrize(("share", "turns"), [("colour_share", False), ("hue_share", True)])
+    def test_only_a_colour_that_the_caption_does_not_say_is_the_references_too(self, store, share, turns):
+        shares = {"colour_share": 0, "hue_share": 0, share: 1}
+        recoloured = source(store.where(lambda drawing: drawing.noun == "robot"), reference="other", **shares)
+        red = [
+            ((abs(recoloured[number].reference.astype(int) - (220, 20, 20)) < 12).all(axis=-1)).mean() > 0.2
+            for number in range(8)
+        ]
+        assert all(red) or turns
+        assert sum(red) <= 3 or not turns
+
     def test_every_caption_says_its_word_and_its_place(self, scenes, tokenizer):
         phrases = {place.name: place.phrases for place in PLACES}
         for number in range(80):

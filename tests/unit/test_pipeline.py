@@ -123,6 +123,9 @@ def test_eta_reaches_the_scheduler(run):
         ({"subject_word": None}, "subject_image was given without subject_word"),
         ({"subject_image": None}, "subject_word was given without subject_image"),
         ({"subject_image": "toy.png"}, "subject_image must be a PIL picture, but is a str"),
+        ({"subject_image": [Image.new("RGB", (8, 8))] * 2}, "subject_image is a list of 2, but there are 1 prompts"),
+        ({"subject_image": ["toy.png"]}, "subject_image must be a PIL picture, but is a str"),
+        ({"subject_word": ["dog", "dog"]}, "subject_word is a list of 2, but there are 1 prompts"),
         ({"height": 30}, "height must be a positive multiple of 4 pixels, but is 30"),
         ({"width": -4}, "width must be a positive multiple of 4 pixels, but is -4"),
         ({"height": 0}, "height must be a positive multiple of 4 pixels, but is 0"),
@@ -153,6 +156,23 @@ def test_a_wrong_argument_is_named(run, changes, message):
 def test_every_prompt_must_say_the_word(pipeline, subject):
     with pytest.raises(WordNotFound, match="'a robot' does not say 'dog'"):
         pipeline([PROMPT, "a robot"], subject, "dog")
+
+
+def test_each_prompt_can_have_its_own_subject_and_word(pipeline, subject):
+    prompts, words = [PROMPT, "a red cup in the snow"], ["dog", "cup"]
+    pictures = [subject, subject.rotate(90)]
+    many = pipeline(
+        prompts, pictures, words, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), output_type="latent"
+    )
+    for row in range(4):
+        which = row // 2
+        single = pipeline(prompts[which], pictures[which], words[which], generator=seeded(row), output_type="latent")
+        torch.testing.assert_close(many.images[row], single.images[0], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(many.masks.steps[:, row], single.masks.steps[:, 0], atol=1e-3, rtol=1e-3)
+    swapped = pipeline(
+        prompts, pictures[::-1], words, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), output_type="latent"
+    )
+    assert not torch.allclose(many.images, swapped.images, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +380,9 @@ def test_half_precision_makes_nearly_the_same_picture(tiny, run, subject):
     half = tiny.pipeline().to(torch.bfloat16)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     picture = half(PROMPT, subject, "dog", latents=noise, output_type="np").images
-    np.testing.assert_allclose(picture, run(output_type="np").images, atol=0.1)
+    full, other = (run(output_type="np", generator=seeded(seed)[0]).images for seed in (5, 6))
+    # How far rounding goes depends on the processor, so it is held against how far another seed goes.
+    assert np.square(picture - full).mean() < 0.03 * np.square(other - full).mean()
 
 
 def test_calls_do_not_influence_each_other(run, pipeline):

@@ -141,7 +141,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         epilog="example: realcustom train base --config recipes/stickers/base.yaml --set training.train_batch_size=16",
     )
     parser.add_argument(
-        "part", choices=("autoencoder", "base", "adapter", "package"), help="what to train; package puts parts together"
+        "part",
+        choices=("autoencoder", "base", "adapter", "joint", "package"),
+        help="what to train; package puts parts together",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="the recipe")
     parser.add_argument(

@@ -10,7 +10,7 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.data.sources import open_source
 from realcustom.options import load_options
 from realcustom.training import loop
-from realcustom.training.adapter import AdapterObjective, AdapterRecipe
+from realcustom.training.adapter import AdapterObjective, AdapterRecipe, JointObjective, JointRecipe
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe
 from realcustom.training.package import PackageRecipe, package
@@ -19,6 +19,7 @@ _PARTS: dict[str, tuple[Any, Any]] = {
     "autoencoder": (AutoencoderRecipe, AutoencoderObjective),
     "base": (BaseRecipe, BaseObjective),
     "adapter": (AdapterRecipe, AdapterObjective),
+    "joint": (JointRecipe, JointObjective),
 }
 
 VALIDATION_SEED = 1

@@ -1,19 +1,22 @@
-"""Learning the RealCustom part on a frozen base (RC section 3.2): the reference lowers the same diffusion loss."""
+"""Learning the RealCustom part: the reference lowers the same diffusion loss (RC section 3.2).
+
+The paper trains it on a frozen base (`AdapterObjective`). A base that is small and trained here can also learn together
+with it (`JointObjective`), half of its batches without any reference, before it is frozen and the part finished.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from diffusers import DDPMScheduler
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.attention import Subject, attached
+from realcustom.attention import attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.latents import to_latents
@@ -23,8 +26,8 @@ from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, encode_prompts
-from realcustom.training.base import MEASURED_TIMESTEPS
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors
+from realcustom.training.base import measure_text_only, measured_noise, noun_columns
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
 
 
@@ -51,8 +54,54 @@ class AdapterRecipe(Options):
     """How many validation examples are drawn as pictures."""
 
 
-class AdapterObjective:
-    """Mean squared error of the frozen base's prediction with the subject's visual attention added (RC 1, 4-10)."""
+class JointRecipe(AdapterRecipe):
+    """All that a run of `realcustom train joint` needs."""
+
+    reference_dropout: float = 0.5
+    """Share of batches in which the base sees no reference."""
+
+
+class CustomizedUNet(nn.Module):
+    """A UNet and the RealCustom part as one model, for a run that trains both."""
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: RealCustomAdapter) -> None:
+        super().__init__()
+        self.unet, self.adapter = unet, adapter
+
+    def forward(
+        self,
+        noisy: NoisyBatch,
+        text: TextStates,
+        features: Float[Tensor, "b i c_f"] | None = None,
+        token_ratio: float = 1.0,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the prediction for noisy latents, with the subject that image features show or without any."""
+        return predict(self.unet, self.adapter, noisy, text, features, token_ratio)
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    adapter: nn.Module,
+    noisy: NoisyBatch,
+    text: TextStates,
+    features: Float[Tensor, "b i c_f"] | None,
+    token_ratio: float,
+) -> Float[Tensor, "b c h w"]:
+    """Return the UNet's prediction, with the subject that image features show; without one if they are None (RC 4-10)."""
+    with attached(unet) as tap:
+        tap.latent_size = (noisy.noisy.shape[2], noisy.noisy.shape[3])
+        if features is not None:
+            tap.subjects = [adapter(features, text, noisy.noisy, noisy.alpha, token_ratio=token_ratio)]
+        return unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+
+
+Trained = TypeVar("Trained", bound=nn.Module)
+
+
+class _ReferenceObjective(Generic[Trained]):
+    """Mean squared error of a base's prediction with the subject's visual attention added (RC 1, 4-10)."""
+
+    model: Trained
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
@@ -60,96 +109,99 @@ class AdapterObjective:
         for part in (self.base.vae, self.base.text_encoder, self.base.unet):
             part.requires_grad_(False)
         self.scheduler = DDPMScheduler.from_config(self.base.scheduler.config)
-        self.model = (
+        self.adapter = (
             load_strictly(RealCustomAdapter, recipe.initial_adapter)
             if recipe.initial_adapter
             else RealCustomAdapter.for_unet(self.base.unet, **recipe.adapter)
         )
         self._scoring_gradients: dict[str, float] = {}
-        for name, parameter in self.model.scoring.named_parameters():
+        for name, parameter in self.adapter.scoring.named_parameters():
             parameter.register_post_accumulate_grad_hook(self._watch(name))
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
 
     def prepare(self, device: torch.device) -> None:
         """Move the frozen parts to the device."""
         self.base.to(device)
-        if device.type == "cpu":
-            self.base.unet.set_attn_processor(AttnProcessor())  # as in `base.py`
 
     def parameter_groups(self) -> list[dict]:
-        """Return the scoring module with its own rate, and everything else."""
-        scoring = list(self.model.scoring.parameters())
+        """Return the scoring module with its own rate, and everything else that is trained."""
+        scoring = list(self.adapter.scoring.parameters())
         known = {id(parameter) for parameter in scoring}
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
         return [{"params": others}, {"params": scoring, "scale": self.recipe.scoring_rate}]
 
-    def loss(
-        self, model: RealCustomAdapter, batch: Batch, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Return the error at random noise levels, each picture conditioned on its reference."""
+    def loss(self, model: Trained, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the error at random noise levels, each picture conditioned on its reference if the batch has any."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = encode_prompts(captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
-        features = latent_features(self.encode(batch.references))
-        subject = model(features, text, noisy.noisy, noisy.alpha, token_ratio=token_ratio)
-        loss = sample_errors(self._predict(noisy, text, [subject]), noisy).mean()
-        figures = {"scoring_gradient": sum(square for square in self._scoring_gradients.values()) ** 0.5}
-        return loss, figures
+        shown = self.shows_reference(generator)
+        features = latent_features(self.encode(batch.references)) if shown else None
+        loss = sample_errors(self.predict(model, noisy, text, features, token_ratio), noisy).mean()
+        if not shown:
+            return loss, {"loss/text_only": float(loss.detach())}
+        scoring_gradient = sum(square for square in self._scoring_gradients.values()) ** 0.5
+        return loss, {"loss/subject": float(loss.detach()), "scoring_gradient": scoring_gradient}
+
+    def shows_reference(self, generator: torch.Generator) -> bool:
+        """Decide whether the next batch is conditioned on its references."""
+        raise NotImplementedError
+
+    def predict(
+        self, model: Trained, noisy: NoisyBatch, text: TextStates, features: Tensor | None, token_ratio: float
+    ) -> Tensor:
+        """Return the prediction of `model`."""
+        raise NotImplementedError
+
+    def pipeline(self, model: Trained) -> RealCustomPipeline:
+        """Return the pipeline with the weights of `model`."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the scaled latents of `pixels [b, 3, h, w]`."""
         return to_latents(self.base.vae, pixels).float()
 
-    def validate(self, model: RealCustomAdapter) -> tuple[dict[str, float], Image.Image | None]:
+    def validate(self, model: Trained) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.
 
-        `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps.
+        `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps. The text-only
+        figures are those of the base's own validation.
         """
         batch, figures = self.held_out, {}
         latents, references = self.encode(batch.pixels), self.encode(batch.references)
         text = encode_prompts(batch.captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-        for step in MEASURED_TIMESTEPS:
-            noisy = make_noisy(latents, self.scheduler, torch.full((len(latents),), step, device=latents.device), noise)
-            without = sample_errors(self._predict(noisy, text, []), noisy).mean()
-            figures[f"error/{step}"] = float(without)
+        columns, unet = noun_columns(batch, self.base.tokenizer, text), self.pipeline(model).unet
+        for step, noisy in measured_noise(latents, self.scheduler):
+            without, text_only = measure_text_only(unet, noisy, text, columns, batch.regions, step)
+            figures |= text_only
             for name, shown in (("right", references), ("wrong", references.roll(1, dims=0))):
-                subject = model(latent_features(shown), text, noisy.noisy, noisy.alpha, token_ratio=0.8)
-                figures[f"{name}/{step}"] = float(
-                    sample_errors(self._predict(noisy, text, [subject]), noisy).mean() / without
-                )
+                errors = sample_errors(self.predict(model, noisy, text, latent_features(shown), 0.8), noisy)
+                figures[f"{name}/{step}"] = float(errors.mean() / without.mean())
         return figures, self.draw(model) if all(batch.words) and self.recipe.drawn_examples else None
 
-    def draw(self, model: RealCustomAdapter) -> Image.Image:
+    def draw(self, model: Trained) -> Image.Image:
         """Return a sheet of held-out references, pictures of their subjects, and the same seeds without a subject."""
-        pipeline = RealCustomPipeline(**{**self.base.components, "adapter": model}, num_inference_steps=25)
+        pipeline = self.pipeline(model)
         pipeline.set_progress_bar_config(disable=True)
         count = self.recipe.drawn_examples
         references = to_pictures(self.held_out.references[:count])
         captions, words = self.held_out.captions[:count], self.held_out.words[:count]
-        rows: list[list[Image.Image]] = [references, [], []]
-        for number, (reference, caption, word) in enumerate(zip(references, captions, words, strict=True)):
-            for row, scale in ((rows[1], 1.0), (rows[2], 0.0)):
-                row += pipeline(
-                    caption, reference, word, occurrence=1, subject_scale=scale, guidance_scale=4.0,
-                    subject_guidance_scale=4.0, generator=torch.Generator().manual_seed(number),
-                ).images  # fmt: skip
+        rows = [references]
+        for scale in (1.0, 0.0):
+            rows.append(
+                pipeline(
+                    captions, references, words, occurrence=1, subject_scale=scale, num_inference_steps=25,
+                    guidance_scale=4.0, subject_guidance_scale=4.0,
+                    generator=[torch.Generator().manual_seed(number) for number in range(count)],
+                ).images
+            )  # fmt: skip
         columns = min(count, 10)
         blocks = [row[start : start + columns] for start in range(0, count, columns) for row in rows]
         return sheet([picture for block in blocks for picture in block], columns=columns)
-
-    def export(self, model: RealCustomAdapter, folder: Path) -> None:
-        """Write the adapter."""
-        model.save_pretrained(folder / "adapter")
-
-    def _predict(self, noisy: NoisyBatch, text: TextStates, subjects: Sequence[Subject]) -> Tensor:
-        with attached(self.base.unet) as tap:
-            tap.latent_size, tap.subjects = (noisy.noisy.shape[2], noisy.noisy.shape[3]), subjects
-            return self.base.unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
 
     def _watch(self, name: str) -> Any:
         def remember(parameter: Tensor) -> None:
@@ -157,3 +209,61 @@ class AdapterObjective:
                 self._scoring_gradients[name] = float(parameter.grad.square().sum())
 
         return remember
+
+
+class AdapterObjective(_ReferenceObjective[RealCustomAdapter]):
+    """The base is frozen, and every batch shows its references: the paper's way."""
+
+    def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
+        super().__init__(recipe, validation)
+        self.model = self.adapter
+
+    def shows_reference(self, generator: torch.Generator) -> bool:
+        """Return True."""
+        return True
+
+    def predict(
+        self,
+        model: RealCustomAdapter,
+        noisy: NoisyBatch,
+        text: TextStates,
+        features: Tensor | None,
+        token_ratio: float,
+    ) -> Tensor:
+        """Return the frozen base's prediction."""
+        return predict(self.base.unet, model, noisy, text, features, token_ratio)
+
+    def pipeline(self, model: RealCustomAdapter) -> RealCustomPipeline:
+        """Return the frozen base with `model`."""
+        return RealCustomPipeline(**{**self.base.components, "adapter": model})
+
+    def export(self, model: RealCustomAdapter, folder: Path) -> None:
+        """Write the adapter."""
+        model.save_pretrained(folder / "adapter")
+
+
+class JointObjective(_ReferenceObjective[CustomizedUNet]):
+    """The base learns, too; a share of the batches shows no references, so that it stays a text-to-image model."""
+
+    def __init__(self, recipe: JointRecipe, validation: ExampleSource) -> None:
+        super().__init__(recipe, validation)
+        self.reference_dropout = recipe.reference_dropout
+        self.model = CustomizedUNet(self.base.unet.requires_grad_(True), self.adapter)
+
+    def shows_reference(self, generator: torch.Generator) -> bool:
+        """Return True with the recipe's probability."""
+        return float(torch.rand((), generator=generator)) >= self.reference_dropout
+
+    def predict(
+        self, model: CustomizedUNet, noisy: NoisyBatch, text: TextStates, features: Tensor | None, token_ratio: float
+    ) -> Tensor:
+        """Return the learning base's prediction."""
+        return model(noisy, text, features, token_ratio)
+
+    def pipeline(self, model: CustomizedUNet) -> RealCustomPipeline:
+        """Return both parts of `model` with the frozen rest."""
+        return RealCustomPipeline(**{**self.base.components, "unet": model.unet, "adapter": model.adapter})
+
+    def export(self, model: CustomizedUNet, folder: Path) -> None:
+        """Write the whole model, the adapter included."""
+        self.pipeline(model).save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
 
@@ -79,9 +79,6 @@ class BaseObjective:
         """Move the frozen parts to the device."""
         self.autoencoder.to(device)
         self.text_encoder.to(device)
-        if device.type == "cpu":
-            # The fused attention's backward pass is slow here: whole steps take 1.2 (8 x 8) to 1.6 (16 x 16) times as long.
-            self.model.set_attn_processor(AttnProcessor())
 
     def parameter_groups(self) -> list[dict]:
         """Return one group."""
@@ -106,30 +103,13 @@ class BaseObjective:
 
     def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
         """Return the error on held-out examples by timestep, and where the source knows regions, `localisation`."""
-        batch, figures = self.held_out, {}
-        latents = self.encode(batch.pixels)
-        text = encode_prompts(batch.captions, self.tokenizer, self.text_encoder, shortest=True)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
-        for step in MEASURED_TIMESTEPS:
-            noisy = make_noisy(latents, self.scheduler, torch.full((len(latents),), step, device=latents.device), noise)
-            prediction, relevance = self._look(model, noisy, text)
-            figures[f"error/{step}"] = float(sample_errors(prediction, noisy).mean())
-            if batch.regions is not None:
-                figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
-                figures["localisation/chance"] = chance(batch.regions, (relevance.shape[1], relevance.shape[2]))
+        latents = self.encode(self.held_out.pixels)
+        text = encode_prompts(self.held_out.captions, self.tokenizer, self.text_encoder, shortest=True)
+        columns = noun_columns(self.held_out, self.tokenizer, text)
+        figures = {}
+        for step, noisy in measured_noise(latents, self.scheduler):
+            figures |= measure_text_only(model, noisy, text, columns, self.held_out.regions, step)[1]
         return figures, self.draw(model) if self.recipe.prompts else None
-
-    def _look(self, model: UNet2DConditionModel, noisy: NoisyBatch, text: TextStates) -> tuple[Tensor, Tensor]:
-        """Return the prediction for the held-out batch, and the relevance of its words, zero where they are not known."""
-        columns = torch.zeros(text.states.shape[:2])
-        for row, (caption, word) in enumerate(zip(self.held_out.captions, self.held_out.words, strict=True)):
-            if word:
-                columns[row, list(find_word(caption, word, self.tokenizer, occurrence=1).tokens)] = 1
-        with attached(model) as tap:
-            tap.latent_size = (noisy.noisy.shape[2], noisy.noisy.shape[3])
-            tap.word = columns.to(noisy.noisy)
-            prediction = model(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
-            return prediction, aggregate(list(tap.maps.values()))
 
     def draw(self, model: UNet2DConditionModel) -> Image.Image:
         """Return a sheet of the recipe's prompts, each with the same first noise every time."""
@@ -151,6 +131,38 @@ class BaseObjective:
     def export(self, model: UNet2DConditionModel, folder: Path) -> None:
         """Write the whole text-to-image model."""
         self._pipeline(model).save_pretrained(folder)
+
+
+def measured_noise(latents: Tensor, scheduler: DDPMScheduler) -> Iterator[tuple[int, NoisyBatch]]:
+    """Yield the timesteps at which validation looks, with the latents under the same noise every time."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    for step in MEASURED_TIMESTEPS:
+        yield step, make_noisy(latents, scheduler, torch.full((len(latents),), step, device=latents.device), noise)
+
+
+def noun_columns(batch: Batch, tokenizer: transformers.PreTrainedTokenizerBase, text: TextStates) -> Tensor:
+    """Return `[b, t]`: 1 on the tokens of each caption's noun; a row of zeros where the source does not know it."""
+    columns = torch.zeros(text.states.shape[:2])
+    for row, (caption, word) in enumerate(zip(batch.captions, batch.words, strict=True)):
+        if word:
+            columns[row, list(find_word(caption, word, tokenizer, occurrence=1).tokens)] = 1
+    return columns
+
+
+def measure_text_only(
+    unet: UNet2DConditionModel, noisy: NoisyBatch, text: TextStates, columns: Tensor, regions: Tensor | None, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Return each sample's error without a subject, and the figures `error/T`, `localisation/T` and its chance."""
+    with attached(unet) as tap:
+        tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
+        prediction = unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+        relevance = aggregate(list(tap.maps.values()))
+    errors = sample_errors(prediction, noisy)
+    figures = {f"error/{step}": float(errors.mean())}
+    if regions is not None:
+        figures[f"localisation/{step}"] = localisation(relevance, regions)
+        figures["localisation/chance"] = chance(regions, (relevance.shape[1], relevance.shape[2]))
+    return errors, figures
 
 
 def _regions_on(regions: Tensor, size: tuple[int, int]) -> Tensor:

@@ -68,6 +68,10 @@ class SceneOptions(Options):
     """Smallest size of a thing, as a share of the picture's side."""
     largest: float = 0.85
     """Largest size of a thing, as a share of the picture's side."""
+    smallest_portrait: float = 0.7
+    """Smallest size of a thing in a reference, as a share of the picture's side."""
+    largest_portrait: float = 0.95
+    """Largest size of a thing in a reference, as a share of the picture's side."""
     common_share: float = 0.5
     """Share of scenes whose thing is one of the well-known nouns."""
     kind_share: float = 0.15
@@ -154,11 +158,11 @@ class SceneSource:
     def __getitem__(self, number: int) -> Example:
         """Return scene `number` as a training example."""
         rng = np.random.default_rng([self.seed, 1, number])
-        scene, rgba = self._compose(rng)
+        scene, subject, mirrored = self._compose(rng)
         if self.reference == "self":
             return Example(scene.picture, scene.caption, scene.word, scene.picture, scene.region)
-        other = place_drawing(self._background(rng, self._place(rng)), rgba, self._pose(rng))[0]
-        return Example(scene.picture, scene.caption, scene.word, other, scene.region)
+        portrait = place_drawing(self._background(rng, self._place(rng)), subject, self._portrait(rng, mirrored))[0]
+        return Example(scene.picture, scene.caption, scene.word, portrait, scene.region)
 
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
@@ -185,11 +189,22 @@ class SceneSource:
         x, y = (rng.uniform(0.4 * size, 1 - 0.4 * size) for _ in range(2))
         return Pose(x, y, size, rng.normal(0, 8), rng.random() < 0.5)
 
-    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+    def _portrait(self, rng: np.random.Generator, mirrored: bool) -> Pose:
+        """Return a pose as people photograph a subject: large, upright, in the middle; its left stays its left."""
+        size = rng.uniform(self.options.smallest_portrait, self.options.largest_portrait)
+        x, y = rng.normal(0.5, 0.02, 2)
+        return Pose(x, y, size, rng.normal(0, 3), mirrored)
+
+    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray, bool]:
+        """Return a scene, its thing as a reference shows it, and whether the scene shows it mirrored.
+
+        Where the caption says another colour than the drawing's, the reference keeps the drawing's: the text decides.
+        """
         options = self.options
         common = len(self._common) > 0 and rng.random() < options.common_share
         row = int(self._common[rng.integers(len(self._common))] if common else rng.integers(len(self.store)))
         drawing, rgba = self.store.drawings[row], self.store.pixels[row]
+        subject = rgba
         naming = rng.random()
         word = drawing.noun
         if naming < options.thing_share:
@@ -198,13 +213,16 @@ class SceneSource:
             word = drawing.kind
         thing, colouring = word, rng.random()
         if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
-            if colouring < options.colour_share:
+            said = colouring < options.colour_share
+            if said:
                 colour = str(rng.choice([name for name in HUES if name != word]))
                 target, thing = HUES[colour] + rng.normal(0, 5), f"{colour} {word}"
             else:
                 target = rng.uniform(0, 360)
             rgba = shift_hue(rgba, target - self.store.hues[row])
+            subject = subject if said else rgba
         place, phrases = self._said_place(rng, word)
-        picture, region = place_drawing(self._background(rng, place), rgba, self._pose(rng))
+        pose = self._pose(rng)
+        picture, region = place_drawing(self._background(rng, place), rgba, pose)
         where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
-        return Scene(picture, region, caption(thing, where, rng), word, place.name, row), rgba
+        return Scene(picture, region, caption(thing, where, rng), word, place.name, row), subject, pose.mirrored
