@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realcustom.attention import Subject, cross_attention_layers
+from realcustom.placement import initial_log_precision
 from realcustom.projector import FeatureProjector
 from realcustom.prompts import TextStates
 from realcustom.scoring import ScoringModule, strongest_tokens
@@ -33,6 +34,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         scoring_dim: width of the score-nets.
         score_gain: what multiplies S in `1 + S` (RC 9); 1 is the paper's. With n_i tokens S is about 1/n_i, so that
             1 hardly weights anything; n_i makes the mean weight 2.
+        placed_heads: number of heads of each layer, by name, whose attention prefers tokens that lie near a cell (see
+            `placement`); none as RC does.
         own_queries: project the cells to queries for the subject's tokens by weights of its own. RC shares the text's
             queries, which a well-trained base affords and a small one does not.
     """
@@ -50,6 +53,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         scoring_dim: int = 128,
         score_gain: float = 1.0,
         own_queries: bool = False,
+        placed_heads: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.projector = (
@@ -65,19 +69,23 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         self.to_q = nn.ModuleDict(
             {_key(name): nn.Linear(width, width, bias=False) for name, width in layers.items() if own_queries}
         )
+        self.log_precisions = nn.ParameterDict(
+            {_key(name): initial_log_precision(heads) for name, heads in (placed_heads or {}).items()}
+        )
         for weight in self.to_v.parameters():
             nn.init.zeros_(weight)  # the base's own pictures at the start of training
 
     @classmethod
-    def for_unet(cls, unet: UNet2DConditionModel, **config: int | float) -> RealCustomAdapter:
+    def for_unet(cls, unet: UNet2DConditionModel, *, placed: bool = False, **config: int | float) -> RealCustomAdapter:
         """Return an untrained adapter that fits a UNet; `config` are the other arguments of the class.
 
-        Queries of its own start as copies of the text's.
+        Queries of its own start as copies of the text's. With `placed`, attention prefers tokens near each cell.
         """
         modules = cross_attention_layers(unet)
         layers = {name: layer.inner_dim for name, layer in modules.items()}
         fixed = {"text_dim": unet.config.cross_attention_dim, "latent_channels": unet.config.in_channels}
-        adapter = cls(layers=layers, **{**fixed, **config})
+        heads = {name: layer.heads for name, layer in modules.items()} if placed else None
+        adapter = cls(layers=layers, placed_heads=heads, **{**fixed, **config})
         for name, layer in modules.items():
             if _key(name) in adapter.to_q:
                 adapter.to_q[_key(name)].weight.data.copy_(layer.to_q.weight)
@@ -91,10 +99,13 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         alpha: Float[Tensor, " b"],
         *,
         token_ratio: float,
+        positions: Float[Tensor, "b i 2"] | None = None,
     ) -> Subject:
         """Return what the UNet's layers attend to, from image features in one go, as training needs it (RC 4-10)."""
         tokens = self.tokens(features)
-        return self.act(tokens, self.keys_values(tokens), text, latents, alpha, token_ratio=token_ratio)
+        return self.act(
+            tokens, self.keys_values(tokens), text, latents, alpha, token_ratio=token_ratio, positions=positions
+        )
 
     def tokens(self, features: Float[Tensor, "b i c_f"]) -> Float[Tensor, "b i c_i"]:
         """Return the subject's tokens f_ci of its image features; once a subject."""
@@ -118,6 +129,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         token_ratio: float,
         mask: Float[Tensor, "b h w"] | None = None,
         scale: float = 1.0,
+        positions: Float[Tensor, "b i 2"] | None = None,
     ) -> Subject:
         """Score the subject's tokens for one step and return what the UNet's layers attend to (RC 5-10, 12).
 
@@ -130,6 +142,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             token_ratio: gamma_num, the share of the tokens to keep, in (0, 1].
             mask: M_hat on the latent's grid; everywhere if not given.
             scale: multiplies the subject's contribution; 1 is the paper's.
+            positions: where the tokens lie in the new picture; only used by an adapter that places them.
         """
         scores = self.scoring(text.states, latents, tokens, alpha, text_keep=text.keep, mask=mask)
         return Subject(
@@ -138,6 +151,12 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             kept=strongest_tokens(scores.detach(), token_ratio=token_ratio),
             mask=mask,
             scale=scale,
+            positions=positions,
+            precisions=(
+                {name: self.log_precisions[_key(name)].exp() for name in self.config["layers"]}
+                if self.log_precisions
+                else None
+            ),
             to_q={name: self.to_q[_key(name)] for name in self.config["layers"]} if self.to_q else None,
         )
 

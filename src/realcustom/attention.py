@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from realcustom.errors import InputError
 from realcustom.masks import resize_mask
+from realcustom.placement import nearness
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Subject:
     mask: Tensor | None = None
     """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
     scale: float = 1.0
+    positions: Tensor | None = None
+    """`[b, s, 2]`, where the tokens lie in the new picture; nowhere in particular if None."""
+    precisions: Mapping[str, Tensor] | None = None
+    """For each cross-attention layer and head `[n]`, how much nearness counts; read where there are positions."""
     to_q: Mapping[str, nn.Module] | None = None
     """For each cross-attention layer the subject's own query projection; the text's queries are shared if None (RC 4)."""
 
@@ -46,6 +51,15 @@ class Subject:
             keys, values = keys.gather(1, rows), values.gather(1, rows)
         return keys, values
 
+    def nearness(self, name: str, grid: tuple[int, int]) -> Tensor | None:
+        """Return what nearness adds to the logits `[b, n, q, k]` of layer `name`; None if tokens have no place."""
+        if self.positions is None or self.precisions is None:
+            return None
+        positions = self.positions
+        if self.kept is not None:
+            positions = positions.gather(1, self.kept[..., None].expand(-1, -1, 2))
+        return nearness(positions, grid, self.precisions[name])
+
 
 @dataclass
 class AttentionTap:
@@ -57,6 +71,8 @@ class AttentionTap:
     """Subjects that act in the next call; with none, every layer is the stock one."""
     word: Tensor | None = None
     """`[r, t]`: 1 on the target word's tokens for the last `r` samples of the batch; None records nothing."""
+    watched: Sequence[str] = ()
+    """Beginnings of the names of the layers that record; all of them if there are none."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
     strengths: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -136,7 +152,7 @@ class SubjectAttnProcessor:
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
-        if self.tap.word is not None:
+        if self.tap.word is not None and self.name.startswith(tuple(self.tap.watched) or ""):
             self._record(query, key, attention_mask, self.tap.word)
         output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
         if self.tap.subjects:
@@ -161,9 +177,12 @@ class SubjectAttnProcessor:
         if subject.to_q is not None:
             query = _split_heads(subject.to_q[self.name](cells), query.shape[1])
         key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
-        visual = _join_heads(F.scaled_dot_product_attention(query, key, value))
+        grid = self.tap.grid(query.shape[2])
+        near = subject.nearness(self.name, grid)
+        near = None if near is None else near.to(query.dtype)
+        visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=near))
         if subject.mask is not None:
-            mask = resize_mask(subject.mask, self.tap.grid(query.shape[2]))
+            mask = resize_mask(subject.mask, grid)
             visual = visual * rearrange(mask, "b h w -> b (h w) 1").to(visual.dtype)
         return subject.scale * visual
 

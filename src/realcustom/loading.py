@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,10 @@ def resolve(
         ) from error
 
 
-def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """Load every model of a pipeline's folder strictly, except those that are `given`.
+def load_components(
+    folder: Path, names: Sequence[str], given: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Load those of the named components of a pipeline's folder that are models, strictly, except the ones that are `given`.
 
     Schedulers and tokenizers, which have no tensors, are left to diffusers.
 
@@ -73,10 +75,10 @@ def load_components(folder: Path, given: Mapping[str, Any], dtype: torch.dtype =
     """
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     loaded = dict(given)
-    for name, entry in index.items():
-        if name in given or not isinstance(entry, list) or entry[0] is None:
+    for name in names:
+        library, class_name = index.get(name) or (None, None)
+        if name in given or library is None:
             continue
-        library, class_name = entry
         if library.split(".")[0] not in _LIBRARIES:
             raise InputError(
                 f"the component {name} of {folder} is a {library}.{class_name}; only {_LIBRARIES} are loaded"

@@ -31,6 +31,7 @@ from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
 from realcustom.masks import NORMALIZATIONS, Normalization, aggregate, coverage, influence_scope, resize_mask
+from realcustom.placement import PORTRAIT, frame_of, place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
@@ -75,6 +76,8 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: this model's default w_t.
         subject_guidance_scale: this model's default w_i.
         mask_scope: this model's default gamma_scope.
+        mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
+            as in RC. A small model's noun may only be found in some of them.
     """
 
     model_cpu_offload_seq = "text_encoder->adapter->unet->vae"
@@ -93,6 +96,7 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: float = 7.5,
         subject_guidance_scale: float = 12.5,
         mask_scope: float = 0.25,
+        mask_layers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -103,6 +107,7 @@ class RealCustomPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             subject_guidance_scale=subject_guidance_scale,
             mask_scope=mask_scope,
+            mask_layers=list(mask_layers),
         )
         self.vae_scale_factor = downscaling(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -124,7 +129,9 @@ class RealCustomPipeline(DiffusionPipeline):
         hub = {name: kwargs.pop(name) for name in ("revision", "token", "local_files_only") if name in kwargs}
         folder = resolve(pretrained_model_name_or_path, **hub)
         given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
-        components = load_components(folder, given, kwargs.pop("torch_dtype", None) or torch.float32)
+        components = load_components(
+            folder, cls._component_names(), given, kwargs.pop("torch_dtype", None) or torch.float32
+        )
         return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
 
     @classmethod
@@ -264,7 +271,7 @@ class RealCustomPipeline(DiffusionPipeline):
 
         # 6. Denoise
         with attached(self.unet) as tap, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            tap.latent_size, tap.text_cache = grid, {}
+            tap.latent_size, tap.text_cache, tap.watched = grid, {}, config.mask_layers
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
                     break
@@ -423,6 +430,7 @@ class RealCustomPipeline(DiffusionPipeline):
             acting = self.adapter.act(
                 call.tokens, call.keys_values, text, noisy, alpha,
                 token_ratio=call.token_ratio, mask=mask.to(noisy), scale=call.scale,
+                positions=_place(mask.to(noisy), call.tokens.shape[1]),
             )  # fmt: skip
             tap.subjects, tap.strengths = (acting,), {}
             from_both = self._predict(noisy, timestep, text)
@@ -456,6 +464,12 @@ def fit_reference(picture: Image.Image, side: int) -> Image.Image:
     square = Image.new("RGB", (side, side), tuple(int(channel) for channel in border))
     square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return square
+
+
+def _place(mask: Tensor, tokens: int) -> Tensor:
+    """Return where the tokens of a portrait lie if its subject is to be where the mask is, `[b, tokens, 2]`."""
+    portrait = torch.tensor([PORTRAIT]).to(mask).expand(len(mask), -1)
+    return place_tokens(round(tokens**0.5), portrait, frame_of(mask))
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

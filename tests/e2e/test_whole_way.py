@@ -66,7 +66,11 @@ def test_from_drawings_to_a_picture(home, capsys):
     )
 
     together = home / "joint"
-    joint = {"base": str(base / "export"), "adapter": {**adapter, "own_queries": True}, "drawn_examples": 2}
+    joint = {
+        "base": str(base / "export"),
+        "adapter": {**adapter, "own_queries": True, "placed": True},
+        "drawn_examples": 2,
+    }
     assert train(home, "joint", output_dir=str(together), **joint) == 0
     assert {path.name for path in (together / "export").iterdir()} >= {"unet", "adapter", "model_index.json"}
 

@@ -97,6 +97,35 @@ def test_queries_of_its_own_start_as_the_texts_and_act_alone(tiny, unet, inputs)
 
 
 @torch.no_grad()
+def test_placed_tokens_act_near_where_they_lie(tiny, unet, inputs):
+    features, text, latents, alpha = inputs
+    adapter = tiny.adapter(unet, placed=True)
+    for weight in adapter.to_k.parameters():
+        weight.zero_()  # so that only nearness decides
+    positions = torch.full((2, 16, 2), 5.0)  # far outside, but for the third token
+    positions[:, 2] = torch.tensor([0.25, 0.75])
+    subject = adapter(features, text, latents, alpha, token_ratio=1.0, positions=positions)
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+    weights = subject.nearness(name, (4, 4)).softmax(dim=-1)
+    torch.testing.assert_close(weights[..., 2], torch.ones_like(weights[..., 2]))
+    nowhere = adapter(features, text, latents, alpha, token_ratio=1.0)
+    assert nowhere.nearness(name, (4, 4)) is None
+
+
+@torch.no_grad()
+def test_the_nearness_of_kept_tokens_is_their_own(tiny, unet, inputs):
+    features, text, latents, alpha = inputs
+    adapter, positions = tiny.adapter(unet, placed=True), torch.rand(2, 16, 2)
+    few, all_of_them = (
+        adapter(features, text, latents, alpha, token_ratio=ratio, positions=positions) for ratio in (0.25, 1.0)
+    )
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    whole, part = (subject.nearness(name, (2, 3)) for subject in (all_of_them, few))
+    for row, kept in enumerate(few.kept):
+        torch.testing.assert_close(part[row], whole[row][..., kept])
+
+
+@torch.no_grad()
 def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
     features, text, latents, alpha = inputs
     padding = torch.where(text.keep[..., None], 0.0, 100.0)
@@ -107,7 +136,11 @@ def test_padding_of_the_text_does_not_reach_the_scores(adapter, inputs):
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0}, {"own_queries": True}],
+    [
+        {},
+        {"token_dim": 32, "projector_depth": 1, "projector_grid": 4, "score_gain": 16.0},
+        {"own_queries": True, "placed": True},
+    ],
 )
 def test_saving_and_loading_is_exact(tiny, unet, tmp_path, inputs, config):
     adapter = tiny.adapter(unet, **config)

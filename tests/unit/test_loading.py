@@ -80,8 +80,8 @@ def test_only_components_of_known_libraries_are_loaded(tmp_path):
     index = {"_class_name": "RealCustomPipeline", "unet": ["foreign.models", "UNet"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"the component unet of .* is a foreign\.models\.UNet"):
-        load_components(tmp_path, {})
-    assert load_components(tmp_path, {"unet": "given"}) == {"unet": "given"}
+        load_components(tmp_path, ["unet"], {})
+    assert load_components(tmp_path, ["unet"], {"unet": "given"}) == {"unet": "given"}
 
 
 def test_resolving_names_what_is_wrong(tmp_path):

@@ -158,6 +158,37 @@ def test_every_prompt_must_say_the_word(pipeline, subject):
         pipeline([PROMPT, "a robot"], subject, "dog")
 
 
+def test_only_the_layers_that_are_asked_for_make_the_mask(tiny, run, subject):
+    picked, everything = tiny.pipeline(mask_layers=["up_blocks.1"]), run(num_inference_steps=1)
+    arguments = {"num_inference_steps": 1, "generator": seeded(5)[0], "output_type": "latent"}
+    output = picked(PROMPT, subject, "dog", **arguments)
+    assert not torch.allclose(output.masks.final, everything.masks.final)
+    again = tiny.pipeline(mask_layers=["down_blocks", "mid_block", "up_blocks"])(
+        PROMPT, subject, "dog", **{**arguments, "generator": seeded(5)[0]}
+    )
+    assert torch.equal(again.masks.final, everything.masks.final)
+
+
+def test_a_placed_subject_follows_its_mask(tiny, subject):
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    corner = torch.zeros(8, 8)
+    corner[:4, :4] = 1
+    seen = []
+    original = pipeline.adapter.act
+
+    def watch(*args, **kwargs):
+        seen.append(kwargs["positions"])
+        return original(*args, **kwargs)
+
+    pipeline.adapter.act = watch
+    for mask in (corner, corner.flip(0, 1)):
+        pipeline(PROMPT, subject, "dog", mask=mask, generator=seeded(0))
+    upper_left, lower_right = (positions[0].mean(dim=0) for positions in seen)
+    torch.testing.assert_close(upper_left, torch.tensor([0.25, 0.25]), atol=0.02, rtol=0)
+    torch.testing.assert_close(lower_right, torch.tensor([0.75, 0.75]), atol=0.02, rtol=0)
+
+
 def test_each_prompt_can_have_its_own_subject_and_word(pipeline, subject):
     prompts, words = [PROMPT, "a red cup in the snow"], ["dog", "cup"]
     pictures = [subject, subject.rotate(90)]

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_data(commands)
     _add_train(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -142,7 +143,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "part",
-        choices=("autoencoder", "base", "adapter", "joint", "package"),
+        choices=("autoencoder", "base", "adapter", "joint", "judges", "package"),
         help="what to train; package puts parts together",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="the recipe")
@@ -157,3 +158,48 @@ def _train(options: argparse.Namespace) -> None:
     from realcustom.apps.train import train
 
     train(options.part, options.config, options.overrides)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model",
+        description="Make the pictures of a benchmark, go on with them if some are there, and judge them all.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--benchmark", choices=("stickers",), default="stickers", help="which one")
+    add(
+        "--split", choices=("validation", "test"), default="validation",
+        help="validation for every choice; test once, for a model card",
+    )  # fmt: skip
+    add("--model", default="stickers", help="embedded model, folder or hub id")
+    add(
+        "--drawings", type=Path, default=Path("runs/stickers/drawings"), metavar="FOLDER",
+        help="what realcustom data stickers has written",
+    )  # fmt: skip
+    add("--judges", type=Path, metavar="FOLDER", help="the judges; the ones that ship if not given")
+    add(
+        "--output",
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="for pictures and report; gone on with if there",
+    )
+    add("--count", type=int, default=400, metavar="N", help="how many subjects under sentences")
+    add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
+    add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
+    add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
+    add("--guidance-scale", type=float, metavar="W", help="w_t; the model's own if not given, like the next two")
+    add("--subject-guidance-scale", type=float, metavar="W", help="w_i")
+    add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope")
+    add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num")
+    add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from realcustom.apps.evaluate import evaluate
+
+    evaluate(options)

@@ -13,6 +13,7 @@ from realcustom.training import loop
 from realcustom.training.adapter import AdapterObjective, AdapterRecipe, JointObjective, JointRecipe
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe
+from realcustom.training.judges import JudgesObjective, JudgesRecipe
 from realcustom.training.package import PackageRecipe, package
 
 _PARTS: dict[str, tuple[Any, Any]] = {
@@ -20,6 +21,7 @@ _PARTS: dict[str, tuple[Any, Any]] = {
     "base": (BaseRecipe, BaseObjective),
     "adapter": (AdapterRecipe, AdapterObjective),
     "joint": (JointRecipe, JointObjective),
+    "judges": (JudgesRecipe, JudgesObjective),
 }
 
 VALIDATION_SEED = 1

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Frame = tuple[float, float, float]
+"""Centre y, centre x and size, as shares of the picture's side."""
+
+WHOLE: Frame = (0.5, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class Example:
     """`[h, w, 3]` uint8; the picture itself where the source has no second picture of the subject."""
     region: np.ndarray | None = None
     """`[h, w]` float32 in [0, 1], where the subject is, if the source knows; only ever used to measure."""
+    frames: tuple[Frame, Frame] = (WHOLE, WHOLE)
+    """Where the subject lies in the picture and in the reference; alike where one is the other."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What else the source knows of the picture, by name; only ever used to measure."""
 
 
 class ExampleSource(Protocol):
@@ -44,8 +53,11 @@ class Batch:
     words: Sequence[str]
     references: Tensor
     """`[b, 3, h, w]` float32 in [-1, 1]."""
+    frames: Tensor
+    """`[b, 2, 3]` float32: centre y, centre x and size of the subject in the picture and in the reference."""
     regions: Tensor | None = None
     """`[b, h, w]` float32 in [0, 1], if the source knows them."""
+    facts: Sequence[Mapping[str, str]] = ()
 
 
 def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
@@ -61,5 +73,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         captions=[example.caption for example in examples],
         words=[example.word for example in examples],
         references=to_pixels([example.reference for example in examples]),
+        frames=torch.tensor([example.frames for example in examples]),
         regions=torch.from_numpy(np.stack(regions)) if len(regions) == len(examples) else None,
+        facts=[example.facts for example in examples],
     )

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from realcustom.data.examples import ExampleSource
 from realcustom.data.folder import FolderSource
 from realcustom.data.stickers.drawings import DrawingStore, Split
-from realcustom.data.stickers.scenes import SceneOptions, SceneSource
+from realcustom.data.stickers.scenes import Reference, SceneOptions, SceneSource
 from realcustom.options import Options
 
 
@@ -23,8 +23,10 @@ class DataOptions(Options):
     """stickers: where `realcustom data stickers` has written the drawings; folder: holds `train` and `validation`."""
     resolution: PositiveInt = 128
     """Side of the pictures, in pixels."""
-    reference: Literal["self", "other"] = "self"
-    """stickers: condition on the target picture itself, or on another picture of the same subject."""
+    reference_resolution: PositiveInt = 128
+    """Side of the references, in pixels."""
+    reference: Reference = "self"
+    """stickers: condition on the target picture itself, on another picture of the same subject, or on the bare drawing."""
     scenes: SceneOptions = SceneOptions()
     """stickers: what scenes look like."""
 
@@ -38,4 +40,7 @@ def open_source(data: DataOptions, split: Split, seed: int) -> ExampleSource:
     if data.source == "folder":
         return FolderSource(data.folder / split, seed=seed, side=data.resolution)
     store = DrawingStore.load(data.folder).where(lambda drawing: drawing.split == split)
-    return SceneSource(store, data.scenes, seed=seed, side=data.resolution, reference=data.reference)
+    return SceneSource(
+        store, data.scenes, seed=seed, side=data.resolution, reference=data.reference,
+        reference_side=data.reference_resolution,
+    )  # fmt: skip

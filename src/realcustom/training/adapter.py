@@ -6,6 +6,7 @@ with it (`JointObjective`), half of its batches without any reference, before it
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from realcustom.loading import load_strictly
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.placement import place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, encode_prompts
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
@@ -45,10 +47,13 @@ class AdapterRecipe(Options):
     """Folder of an adapter to start from."""
     caption_dropout: float = 0.1
     """Share of captions that are replaced by the empty one."""
+    frame_jitter: float = 0.1
+    """How wrong the subject's frame in the picture may be, for an adapter that places its tokens: standard deviation of its
+    centre, as a share of its size, and of the logarithm of its size."""
     lowest_token_ratio: float = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
-    scoring_rate: float = 10.0
-    """Learning rate of the scoring module, as a multiple of the others'; its gradients are thousands of times smaller."""
+    scoring_rate: float = 1.0
+    """Learning rate of the scoring module, as a multiple of the others'."""
     validation_examples: int = 64
     drawn_examples: int = 40
     """How many validation examples are drawn as pictures."""
@@ -59,6 +64,16 @@ class JointRecipe(AdapterRecipe):
 
     reference_dropout: float = 0.5
     """Share of batches in which the base sees no reference."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The subjects of a batch, as an adapter takes them."""
+
+    features: Float[Tensor, "b i c_f"]
+    positions: Float[Tensor, "b i 2"]
+    """Where the tokens lie in the pictures to be made."""
+    token_ratio: float
 
 
 class CustomizedUNet(nn.Module):
@@ -72,11 +87,10 @@ class CustomizedUNet(nn.Module):
         self,
         noisy: NoisyBatch,
         text: TextStates,
-        features: Float[Tensor, "b i c_f"] | None = None,
-        token_ratio: float = 1.0,
+        reference: Reference | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the prediction for noisy latents, with the subject that image features show or without any."""
-        return predict(self.unet, self.adapter, noisy, text, features, token_ratio)
+        """Return the prediction for noisy latents, with the subject of a reference or without any."""
+        return predict(self.unet, self.adapter, noisy, text, reference)
 
 
 def predict(
@@ -84,14 +98,17 @@ def predict(
     adapter: nn.Module,
     noisy: NoisyBatch,
     text: TextStates,
-    features: Float[Tensor, "b i c_f"] | None,
-    token_ratio: float,
+    reference: Reference | None,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the UNet's prediction, with the subject that image features show; without one if they are None (RC 4-10)."""
+    """Return the UNet's prediction, with the subject of a reference if there is any (RC 4-10)."""
     with attached(unet) as tap:
         tap.latent_size = (noisy.noisy.shape[2], noisy.noisy.shape[3])
-        if features is not None:
-            tap.subjects = [adapter(features, text, noisy.noisy, noisy.alpha, token_ratio=token_ratio)]
+        if reference is not None:
+            subject = adapter(
+                reference.features, text, noisy.noisy, noisy.alpha,
+                token_ratio=reference.token_ratio, positions=reference.positions,
+            )  # fmt: skip
+            tap.subjects = [subject]
         return unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
 
 
@@ -138,10 +155,11 @@ class _ReferenceObjective(Generic[Trained]):
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
-        shown = self.shows_reference(generator)
-        features = latent_features(self.encode(batch.references)) if shown else None
-        loss = sample_errors(self.predict(model, noisy, text, features, token_ratio), noisy).mean()
-        if not shown:
+        reference = None
+        if self.shows_reference(generator):
+            reference = self.reference(batch.references, self._jitter(batch.frames, generator), token_ratio)
+        loss = sample_errors(self.predict(model, noisy, text, reference), noisy).mean()
+        if reference is None:
             return loss, {"loss/text_only": float(loss.detach())}
         scoring_gradient = sum(square for square in self._scoring_gradients.values()) ** 0.5
         return loss, {"loss/subject": float(loss.detach()), "scoring_gradient": scoring_gradient}
@@ -150,9 +168,21 @@ class _ReferenceObjective(Generic[Trained]):
         """Decide whether the next batch is conditioned on its references."""
         raise NotImplementedError
 
-    def predict(
-        self, model: Trained, noisy: NoisyBatch, text: TextStates, features: Tensor | None, token_ratio: float
-    ) -> Tensor:
+    def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""
+        noise = self.recipe.frame_jitter * torch.randn(len(frames), 3, generator=generator)
+        centre, size = frames[:, 0, :2], frames[:, 0, 2:]
+        moved = torch.cat([centre + size * noise[:, :2], size * noise[:, 2:].exp()], dim=1)
+        return torch.stack([moved, frames[:, 1]], dim=1)
+
+    def reference(self, pictures: Tensor, frames: Tensor, token_ratio: float) -> Reference:
+        """Return pictures `[b, 3, h, w]` of subjects, and their frames `[b, 2, 3]`, as an adapter takes them."""
+        features = latent_features(self.encode(pictures))
+        side = round(features.shape[1] ** 0.5)
+        frames = frames.to(features)
+        return Reference(features, place_tokens(side, frames[:, 1], frames[:, 0]), token_ratio)
+
+    def predict(self, model: Trained, noisy: NoisyBatch, text: TextStates, reference: Reference | None) -> Tensor:
         """Return the prediction of `model`."""
         raise NotImplementedError
 
@@ -171,15 +201,17 @@ class _ReferenceObjective(Generic[Trained]):
         `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps. The text-only
         figures are those of the base's own validation.
         """
-        batch, figures = self.held_out, {}
-        latents, references = self.encode(batch.pixels), self.encode(batch.references)
+        batch, figures = self.held_out, dict[str, float]()
+        latents, right = self.encode(batch.pixels), self.reference(batch.references, batch.frames, 0.8)
+        wrong = replace(right, features=right.features.roll(1, dims=0))
         text = encode_prompts(batch.captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
+        layers = self.base.config.mask_layers
         columns, unet = noun_columns(batch, self.base.tokenizer, text), self.pipeline(model).unet
         for step, noisy in measured_noise(latents, self.scheduler):
-            without, text_only = measure_text_only(unet, noisy, text, columns, batch.regions, step)
+            without, text_only = measure_text_only(unet, noisy, text, columns, batch, step, layers)
             figures |= text_only
-            for name, shown in (("right", references), ("wrong", references.roll(1, dims=0))):
-                errors = sample_errors(self.predict(model, noisy, text, latent_features(shown), 0.8), noisy)
+            for name, reference in (("right", right), ("wrong", wrong)):
+                errors = sample_errors(self.predict(model, noisy, text, reference), noisy)
                 figures[f"{name}/{step}"] = float(errors.mean() / without.mean())
         return figures, self.draw(model) if all(batch.words) and self.recipe.drawn_examples else None
 
@@ -223,19 +255,16 @@ class AdapterObjective(_ReferenceObjective[RealCustomAdapter]):
         return True
 
     def predict(
-        self,
-        model: RealCustomAdapter,
-        noisy: NoisyBatch,
-        text: TextStates,
-        features: Tensor | None,
-        token_ratio: float,
+        self, model: RealCustomAdapter, noisy: NoisyBatch, text: TextStates, reference: Reference | None
     ) -> Tensor:
         """Return the frozen base's prediction."""
-        return predict(self.base.unet, model, noisy, text, features, token_ratio)
+        return predict(self.base.unet, model, noisy, text, reference)
 
     def pipeline(self, model: RealCustomAdapter) -> RealCustomPipeline:
         """Return the frozen base with `model`."""
-        return RealCustomPipeline(**{**self.base.components, "adapter": model})
+        return RealCustomPipeline(
+            **{**self.base.components, "adapter": model}, mask_layers=self.base.config.mask_layers
+        )
 
     def export(self, model: RealCustomAdapter, folder: Path) -> None:
         """Write the adapter."""
@@ -255,14 +284,15 @@ class JointObjective(_ReferenceObjective[CustomizedUNet]):
         return float(torch.rand((), generator=generator)) >= self.reference_dropout
 
     def predict(
-        self, model: CustomizedUNet, noisy: NoisyBatch, text: TextStates, features: Tensor | None, token_ratio: float
+        self, model: CustomizedUNet, noisy: NoisyBatch, text: TextStates, reference: Reference | None
     ) -> Tensor:
         """Return the learning base's prediction."""
-        return model(noisy, text, features, token_ratio)
+        return model(noisy, text, reference)
 
     def pipeline(self, model: CustomizedUNet) -> RealCustomPipeline:
         """Return both parts of `model` with the frozen rest."""
-        return RealCustomPipeline(**{**self.base.components, "unet": model.unet, "adapter": model.adapter})
+        parts = {**self.base.components, "unet": model.unet, "adapter": model.adapter}
+        return RealCustomPipeline(**parts, mask_layers=self.base.config.mask_layers)
 
     def export(self, model: CustomizedUNet, folder: Path) -> None:
         """Write the whole model, the adapter included."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class BaseRecipe(Options):
     snr_gamma: float | None = None
     """Bound of min-SNR weighting; null weights every noise level alike."""
     validation_examples: int = 64
+    mask_layers: list[str] = []
+    """Beginnings of the names of the layers whose attention makes the mask; all if there are none."""
     prompts: list[str] = []
     """Sentences whose pictures are drawn at every validation."""
     guidance_scale: float = 4.0
@@ -106,9 +108,9 @@ class BaseObjective:
         latents = self.encode(self.held_out.pixels)
         text = encode_prompts(self.held_out.captions, self.tokenizer, self.text_encoder, shortest=True)
         columns = noun_columns(self.held_out, self.tokenizer, text)
-        figures = {}
+        figures: dict[str, float] = {}
         for step, noisy in measured_noise(latents, self.scheduler):
-            figures |= measure_text_only(model, noisy, text, columns, self.held_out.regions, step)[1]
+            figures |= measure_text_only(model, noisy, text, columns, self.held_out, step, self.recipe.mask_layers)[1]
         return figures, self.draw(model) if self.recipe.prompts else None
 
     def draw(self, model: UNet2DConditionModel) -> Image.Image:
@@ -124,7 +126,10 @@ class BaseObjective:
         return sheet(pictures, columns=8)
 
     def _pipeline(self, model: UNet2DConditionModel) -> RealCustomPipeline:
-        pipeline = RealCustomPipeline(self.autoencoder, self.text_encoder, self.tokenizer, model, self.sampler)
+        pipeline = RealCustomPipeline(
+            self.autoencoder, self.text_encoder, self.tokenizer, model, self.sampler,
+            mask_layers=self.recipe.mask_layers,
+        )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -150,18 +155,24 @@ def noun_columns(batch: Batch, tokenizer: transformers.PreTrainedTokenizerBase, 
 
 
 def measure_text_only(
-    unet: UNet2DConditionModel, noisy: NoisyBatch, text: TextStates, columns: Tensor, regions: Tensor | None, step: int
+    unet: UNet2DConditionModel,
+    noisy: NoisyBatch,
+    text: TextStates,
+    columns: Tensor,
+    batch: Batch,
+    step: int,
+    mask_layers: Sequence[str],
 ) -> tuple[Tensor, dict[str, float]]:
     """Return each sample's error without a subject, and the figures `error/T`, `localisation/T` and its chance."""
     with attached(unet) as tap:
         tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
         prediction = unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
-        relevance = aggregate(list(tap.maps.values()))
     errors = sample_errors(prediction, noisy)
     figures = {f"error/{step}": float(errors.mean())}
-    if regions is not None:
-        figures[f"localisation/{step}"] = localisation(relevance, regions)
-        figures["localisation/chance"] = chance(regions, (relevance.shape[1], relevance.shape[2]))
+    if batch.regions is not None:
+        watched = [layer for name, layer in tap.maps.items() if name.startswith(tuple(mask_layers) or "")]
+        figures[f"localisation/{step}"] = localisation(aggregate(watched), batch.regions)
+        figures["localisation/chance"] = chance(batch.regions, tap.latent_size)
     return errors, figures
 
 

@@ -66,9 +66,14 @@ class Drawing:
     """Whether no drawing at all of this noun is trained on."""
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """The drawing up to its shading: two drawings of equal identity show the same subject."""
-        return self.noun, "fluent" if self.style.startswith("fluent") else self.style
+    def identity(self) -> str:
+        """The drawing up to its shading."""
+        return identity(self.noun, self.style)
+
+
+def identity(noun: str, style: str) -> str:
+    """Name the subject that a drawing shows: the two shadings of a Fluent Emoji show one and the same."""
+    return f"{noun}/{'fluent' if style.startswith('fluent') else style}"
 
 
 @cache

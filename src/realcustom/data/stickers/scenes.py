@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from realcustom.data.examples import Example
+from realcustom.data.examples import Example, Frame
 from realcustom.data.stickers.backgrounds import COLOURS, PLACES, Place, paint
 from realcustom.data.stickers.captions import caption
 from realcustom.data.stickers.drawings import DrawingStore
@@ -30,6 +30,9 @@ HUES: dict[str, float] = {
 """The hue that each colour word means for a recoloured thing, in degrees."""
 
 
+Reference = Literal["self", "other", "drawing"]
+
+
 @dataclass(frozen=True)
 class Pose:
     """How a drawing lies in the picture."""
@@ -44,6 +47,11 @@ class Pose:
     """Counter-clockwise, in degrees."""
     mirrored: bool
 
+    @property
+    def frame(self) -> Frame:
+        """Centre y, centre x and size."""
+        return self.y, self.x, self.size
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -57,8 +65,13 @@ class Scene:
     word: str
     """The phrase in the caption that names the thing."""
     place: str
+    pose: Pose
     drawing: int
     """Row of the drawing in the source's store."""
+    colour: str
+    """The colour that the caption says of the thing; empty if it says none."""
+    hue: float
+    """How far the drawing's hue was turned, in degrees."""
 
 
 class SceneOptions(Options):
@@ -126,6 +139,15 @@ def place_drawing(canvas: np.ndarray, rgba: np.ndarray, pose: Pose) -> tuple[np.
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), region
 
 
+BARE = Pose(0.5, 0.5, 1.0, 0.0, mirrored=False)
+
+
+def bare(rgba: np.ndarray, side: int) -> np.ndarray:
+    """Return a drawing alone on white, filling a square of `side` pixels, `[side, side, 3]` uint8."""
+    white = np.full((side, side, 3), 255, np.uint8)
+    return place_drawing(white, rgba, BARE)[0]
+
+
 class SceneSource:
     """An endless, seekable source of scenes.
 
@@ -134,7 +156,8 @@ class SceneSource:
         options: what scenes look like.
         seed: another seed, other scenes.
         side: width and height of the pictures, in pixels.
-        reference: what conditions on the subject: the picture itself, or another picture of it.
+        reference: what conditions on the subject: the picture itself, another picture of it, or the bare drawing.
+        reference_side: width and height of other pictures and bare drawings; those of the pictures if not given.
     """
 
     def __init__(
@@ -144,8 +167,10 @@ class SceneSource:
         *,
         seed: int,
         side: int = 128,
-        reference: Literal["self", "other"] = "self",
+        reference: Reference = "self",
+        reference_side: int | None = None,
     ) -> None:
+        self.reference_side = reference_side or side
         self.store, self.options, self.seed, self.reference = store, options, seed, reference
         self._common = np.array([row for row, drawing in enumerate(store.drawings) if drawing.common], int)
         painter = np.random.default_rng([seed, 0])
@@ -158,11 +183,20 @@ class SceneSource:
     def __getitem__(self, number: int) -> Example:
         """Return scene `number` as a training example."""
         rng = np.random.default_rng([self.seed, 1, number])
-        scene, subject, mirrored = self._compose(rng)
-        if self.reference == "self":
-            return Example(scene.picture, scene.caption, scene.word, scene.picture, scene.region)
-        portrait = place_drawing(self._background(rng, self._place(rng)), subject, self._portrait(rng, mirrored))[0]
-        return Example(scene.picture, scene.caption, scene.word, portrait, scene.region)
+        scene, subject = self._compose(rng)
+        facts = {"place": scene.place, "colour": scene.colour, "hue": f"{scene.hue:.0f}"}
+        facts |= {"noun": self.store.drawings[scene.drawing].noun, "style": self.store.drawings[scene.drawing].style}
+        shown, frame = scene.picture, scene.pose.frame
+        if self.reference == "other":
+            elsewhere = self._place(rng)
+            facts["reference_place"] = elsewhere.name
+            pose = self._portrait(rng, scene.pose.mirrored)
+            behind = Image.fromarray(self._background(rng, elsewhere)).resize((self.reference_side,) * 2)
+            shown, frame = place_drawing(np.asarray(behind), subject, pose)[0], pose.frame
+        elif self.reference == "drawing":
+            shown, frame = bare(subject, self.reference_side), BARE.frame
+        frames = (scene.pose.frame, frame)
+        return Example(scene.picture, scene.caption, scene.word, shown, scene.region, frames, facts)
 
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
@@ -195,8 +229,8 @@ class SceneSource:
         x, y = rng.normal(0.5, 0.02, 2)
         return Pose(x, y, size, rng.normal(0, 3), mirrored)
 
-    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray, bool]:
-        """Return a scene, its thing as a reference shows it, and whether the scene shows it mirrored.
+    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+        """Return a scene, and its thing as a reference shows it.
 
         Where the caption says another colour than the drawing's, the reference keeps the drawing's: the text decides.
         """
@@ -211,7 +245,7 @@ class SceneSource:
             word = "thing"
         elif naming < options.thing_share + options.kind_share:
             word = drawing.kind
-        thing, colouring = word, rng.random()
+        thing, colouring, colour, turn = word, rng.random(), "", 0.0
         if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
             said = colouring < options.colour_share
             if said:
@@ -219,10 +253,12 @@ class SceneSource:
                 target, thing = HUES[colour] + rng.normal(0, 5), f"{colour} {word}"
             else:
                 target = rng.uniform(0, 360)
-            rgba = shift_hue(rgba, target - self.store.hues[row])
+            turn = float(target - self.store.hues[row])
+            rgba = shift_hue(rgba, turn)
             subject = subject if said else rgba
         place, phrases = self._said_place(rng, word)
         pose = self._pose(rng)
         picture, region = place_drawing(self._background(rng, place), rgba, pose)
         where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
-        return Scene(picture, region, caption(thing, where, rng), word, place.name, row), subject, pose.mirrored
+        said_so = caption(thing, where, rng)
+        return Scene(picture, region, said_so, word, place.name, pose, row, colour, turn), subject

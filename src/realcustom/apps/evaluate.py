@@ -1,0 +1,63 @@
+"""`realcustom evaluate`: a model on a benchmark, judged by networks that know nothing of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import resources
+from pathlib import Path
+
+import diffusers
+
+from realcustom.apps.console import quiet_libraries
+from realcustom.apps.generate import best_device, scheduler_class
+from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.errors import InputError
+from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.judges import Judges
+from realcustom.evaluation.page import write_report
+from realcustom.evaluation.run import Settings, fingerprint, judge, make_pictures, summarise
+from realcustom.loading import load_strictly
+from realcustom.pipeline import RealCustomPipeline
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Make what pictures are missing, judge them all and write the report.
+
+    Raises:
+        InputError: something that is needed is missing, or the output holds something else.
+    """
+    quiet_libraries()
+    store = DrawingStore.load(options.drawings)
+    judges_folder = options.judges or Path(str(resources.files("realcustom"))) / "models" / "judges"
+    if not (judges_folder / "config.json").is_file():
+        raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
+    judges = load_strictly(Judges, judges_folder)
+    pipeline = RealCustomPipeline.from_pretrained(options.model).to(options.device or best_device())
+    if options.scheduler:
+        pipeline.scheduler = scheduler_class(options.scheduler).from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = Settings(
+        count=options.count,
+        batch_size=options.batch_size,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        subject_guidance_scale=options.subject_guidance_scale,
+        mask_scope=options.mask_scope,
+        token_ratio=options.token_ratio,
+        scheduler=type(pipeline.scheduler).__name__,
+    )
+    bench = StickerBench(store, options.split, options.count)
+    make_pictures(pipeline, bench, settings, options.output, _say)
+    records = judge(bench, judges, options.output)
+    about = {"model": fingerprint(pipeline), "bench": bench.digest(), "diffusers": diffusers.__version__}
+    report = summarise(records, bench, {**about, "count": options.count})
+    write_report(report, records, bench, options.output)
+    for row, figures in report["rows"].items():
+        values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))
+        print(f"{row:8}{values}")
+    print(options.output / "report.html")
+
+
+def _say(row: str, done: int, total: int) -> None:
+    print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Measuring models: independent judges, the benchmark of the stickers world, its scores and its report."""

@@ -1,0 +1,105 @@
+"""StickerBench: which subjects are shown under which sentences, fixed once and for all by a version.
+
+Item *n* is example *n* of a source of scenes over held-out drawings: its portrait is the reference, its sentence the
+prompt, and the scene itself, which really shows the subject re-posed where the sentence says, is the oracle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from realcustom.data.examples import Example
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.captions import with_article
+from realcustom.data.stickers.drawings import DrawingStore, Split, identity
+from realcustom.data.stickers.scenes import SceneOptions, SceneSource, bare
+
+VERSION = 1
+
+SIDE = 128
+"""Side of the pictures, in pixels."""
+
+_SCENES = SceneOptions(
+    smallest=0.5, largest=0.75, common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0
+)
+_SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One subject under one sentence."""
+
+    number: int
+    """Also the seed of its pictures."""
+    example: Example
+    subject: str
+    """Name of the drawing's identity; the two shadings of Fluent Emoji are one."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One of the drawings among which a subject has to be found again."""
+
+    subject: str
+    picture: np.ndarray
+    """`[h, w, 3]` uint8, the drawing alone on white."""
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A sentence about one of the well-known nouns, without a subject."""
+
+    number: int
+    prompt: str
+    noun: str
+    place: str
+
+
+class StickerBench:
+    """The work list of one split.
+
+    Args:
+        store: all prepared drawings.
+        split: "validation", for every choice, or "test", which is scored once for a model card.
+        count: how many items; a smaller count is a beginning of a larger one.
+    """
+
+    def __init__(self, store: DrawingStore, split: Split, count: int = 400) -> None:
+        self.split, self.store = split, store
+        held_out = store.where(lambda drawing: drawing.split == split)
+        source = SceneSource(held_out, _SCENES, seed=_SEEDS[split], side=SIDE, reference="other")
+        examples = [source[number] for number in range(count)]
+        self.items = [
+            Item(number, example, identity(example.facts["noun"], example.facts["style"]))
+            for number, example in enumerate(examples)
+        ]
+
+    def gallery(self, noun: str) -> list[Portrait]:
+        """Return every drawing of a noun, held out or not."""
+        rows = [row for row, drawing in enumerate(self.store.drawings) if drawing.noun == noun]
+        return [Portrait(self.store.drawings[row].identity, bare(self.store.pixels[row], SIDE)) for row in rows]
+
+    def text_items(self) -> list[TextItem]:
+        """Return three sentences about each well-known noun, which together say every place about equally often."""
+        nouns = sorted({drawing.noun for drawing in self.store.drawings if drawing.common})
+        pairs = [(noun, PLACES[number % len(PLACES)]) for number, noun in enumerate(np.repeat(nouns, 3).tolist())]
+        return [
+            TextItem(number, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name)
+            for number, (noun, place) in enumerate(pairs)
+        ]
+
+    def digest(self) -> str:
+        """Return a hash of everything that is asked for, so that two reports can be compared only if they should be."""
+        asked = [
+            [item.number, item.example.caption, item.example.word, dict(item.example.facts)] for item in self.items
+        ]
+        return hashlib.sha256(json.dumps([VERSION, self.split, asked], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plainest(phrases: Sequence[str], noun: str) -> str:
+    return next(phrase for phrase in phrases if noun not in phrase.split())

@@ -1,0 +1,122 @@
+"""Small networks that look at pictures of the stickers world: where the thing is, what it is, where it stands, whose it is.
+
+They are trained on rendered scenes, apart from every model that they judge and with nothing of it inside, and each states
+how well it does on real renders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetModel, SegformerConfig, SegformerForSemanticSegmentation
+
+CROP = 96
+"""Side of the crop that the identity encoder sees, in pixels."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judges see in `b` pictures."""
+
+    region: Float[Tensor, "b h w"]
+    """Probability that a pixel belongs to the thing."""
+    logits: dict[str, Float[Tensor, "b _"]]
+    """For "place", "noun" and "colour": one number for each of the judge's labels."""
+
+
+class Judges(ModelMixin, ConfigMixin):
+    """A segmenter, a reader of place, noun and colour, and an encoder of identity, for pictures of 128 pixels.
+
+    Args:
+        places: names of the backgrounds that can be told apart.
+        nouns: names of the things.
+        colours: names of the colours that a thing can be given.
+        widths: channels of the four stages of each network.
+        identity_dim: width of the identity's embedding.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        places: Sequence[str],
+        nouns: Sequence[str],
+        colours: Sequence[str],
+        widths: Sequence[int] = (32, 64, 128, 256),
+        identity_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        self.segmenter = SegformerForSemanticSegmentation(
+            SegformerConfig(
+                num_labels=1, depths=[1, 1, 1, 1], hidden_sizes=[max(16, width // 2) for width in widths],
+                decoder_hidden_size=64, hidden_dropout_prob=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0,
+            )
+        )  # fmt: skip
+        residual = {"embedding_size": widths[0], "hidden_sizes": list(widths), "depths": [1] * 4, "layer_type": "basic"}
+        self.reader = ResNetModel(ResNetConfig(**residual))
+        self.encoder = ResNetModel(ResNetConfig(**residual))
+        self.labels = {"place": list(places), "noun": list(nouns), "colour": list(colours)}
+        self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], len(known)) for name, known in self.labels.items()})
+        self.to_identity = nn.Linear(widths[-1], identity_dim)
+
+    def segment(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+        """Return, for each pixel, the logit of belonging to the thing; pixels are in [-1, 1]."""
+        coarse = self.segmenter(pixels).logits
+        return F.interpolate(coarse, pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+    def classify(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
+        """Return the logits of place, noun and colour; pixels are in [-1, 1]."""
+        features = self.reader(pixels).pooler_output.flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def identify(
+        self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]
+    ) -> Float[Tensor, "b {self.config.identity_dim}"]:
+        """Return embeddings of length 1 of what lies in `region`; the closer two are, the likelier one subject."""
+        features = self.encoder(subject_crops(pixels, region)).pooler_output.flatten(1)
+        return F.normalize(self.to_identity(features), dim=1)
+
+    @torch.no_grad()
+    def read(self, pixels: Float[Tensor, "b 3 h w"]) -> Reading:
+        """Return all that can be read off pictures without knowing whose they are."""
+        return Reading(self.segment(pixels).sigmoid(), self.classify(pixels))
+
+
+def subject_crops(
+    pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"], side: int = CROP
+) -> Float[Tensor, "b 3 {side} {side}"]:
+    """Return each thing alone on white, cropped to a square around it and scaled to `side` pixels.
+
+    Args:
+        pixels: in [-1, 1].
+        region: how much of each pixel is the thing's, in [0, 1]; where none reaches one half, the whole picture is kept.
+        side: of the crops.
+    """
+    weight = region[:, None]
+    alone = pixels * weight + (1 - weight)
+    return torch.cat([_square(alone[row, None], region[row] >= 0.5, side) for row in range(len(pixels))])
+
+
+def _square(picture: Tensor, inside: Tensor, side: int) -> Tensor:
+    rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
+    if len(rows):
+        picture = picture[..., int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    height, width = picture.shape[-2:]
+    longer = max(height, width)
+    top, left = (longer - height) // 2, (longer - width) // 2
+    square = F.pad(picture, (left, longer - width - left, top, longer - height - top), value=1.0)
+    return F.interpolate(square, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def overlap_of_regions(one: Float[Tensor, "b h w"], other: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Return the intersection over union of where each reaches one half; 0 where neither does."""
+    first, second = (rearrange(region >= 0.5, "b h w -> b (h w)") for region in (one, other))
+    union = (first | second).sum(dim=1)
+    return (first & second).sum(dim=1) / union.clamp(min=1)

@@ -1,0 +1,113 @@
+"""The report for people: a page with the figures, and the best, median and worst pictures beside their references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from realcustom.evaluation.benchmark import Item, StickerBench
+from realcustom.evaluation.run import FIGURES, ROWS
+from realcustom.pictures import sheet, write_picture
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; text-align: right }
+th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f6 } small { color: #777 }
+figure { display: inline-block; margin: .4rem .8rem .4rem 0; font-size: 12px } figcaption { max-width: 26rem }
+"""
+
+_MEANING = {
+    "identity": "the subject is found among its noun's drawings",
+    "identity_chance": "how often a random pick would find it",
+    "similarity": "cosine with the subject's own drawing",
+    "place": "the sentence's place is seen",
+    "colour": "the sentence's colour is seen on the thing",
+    "noun": "the sentence's noun is seen",
+    "leak": "the reference's place is seen instead",
+    "paste": "overlap of the subject's place with that in the reference",
+    "mask": "overlap of the mask with the subject, second half of the steps",
+    "mask_random": "the same for a random mask of the same size",
+    "mask_all": "the same for a mask of the whole picture",
+    "segmenter": "overlap of the judge's region with the true one",
+}
+
+
+def write_report(
+    report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], bench: StickerBench, folder: Path
+) -> None:
+    """Write `report.json`, `records.jsonl`, `grid.png` (40 subjects) and `report.html` into `folder`."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_picture(grid(bench.items[:40], folder), folder / "grid.png")
+    (folder / "report.html").write_text(_page(report, _ranked(records, bench, folder)), "utf-8")
+
+
+def grid(items: Sequence[Item], folder: Path, columns: int = 10) -> Image.Image:
+    """Return references, pictures of their subjects and text-only twins, one above the other."""
+    rows: dict[str, list[Image.Image]] = {"reference": [], "subject": [], "twin": []}
+    for item in items:
+        rows["reference"].append(Image.fromarray(item.example.reference))
+        for row in ("subject", "twin"):
+            rows[row].append(Image.open(folder / row / f"{item.number:04d}.png").convert("RGB"))
+    blocks = [row[start : start + columns] for start in range(0, len(items), columns) for row in rows.values()]
+    return sheet([picture for block in blocks for picture in block], columns=columns)
+
+
+def _ranked(
+    records: Sequence[Mapping[str, Any]], bench: StickerBench, folder: Path, count: int = 12
+) -> dict[str, list[str]]:
+    """Write a strip for each of the best, median and worst subjects; return their figures as HTML."""
+    scored = [record for record in records if record["row"] == "subject" and "similarity" in record]
+    scored.sort(key=lambda record: -record["similarity"])
+    middle = max(0, len(scored) // 2 - count // 2)
+    groups = {
+        "Best": scored[:count],
+        "Median": scored[middle : middle + count],
+        "Worst": scored[max(0, len(scored) - count) :],
+    }
+    (folder / "strips").mkdir(exist_ok=True)
+    return {name: [_figure(record, bench, folder) for record in group] for name, group in groups.items()}
+
+
+def _figure(record: Mapping[str, Any], bench: StickerBench, folder: Path) -> str:
+    item = bench.items[record["number"]]
+    made = [Image.open(folder / row / f"{item.number:04d}.png").convert("RGB") for row in ("subject", "twin")]
+    pictures = [Image.fromarray(item.example.reference), *made, Image.fromarray(item.example.picture)]
+    name = f"strips/{item.number:04d}.png"
+    write_picture(sheet(pictures, columns=4), folder / name)
+    found = "found" if record["identity"] else "not found"
+    caption = f"{item.example.caption} <small>({item.subject}, {found}, {record['similarity']:.2f})</small>"
+    return f'<figure><img src="{name}" alt=""><figcaption>{caption}</figcaption></figure>'
+
+
+def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str:
+    shown = [name for name in FIGURES if any(name in figures for figures in report["rows"].values())]
+    head = "".join(f'<th title="{escape(_MEANING[name])}">{name.replace("_", " ")}</th>' for name in shown)
+    body = "".join(
+        f"<tr><td>{row}<br><small>{escape(ROWS[row])}</small></td><td>{figures['pictures']}</td>"
+        + "".join(f"<td>{_cell(figures.get(name))}</td>" for name in shown)
+        + "</tr>"
+        for row, figures in report["rows"].items()
+    )
+    about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
+    meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {_MEANING[name]}</li>" for name in shown)
+    galleries = "".join(f"<h2>{name}</h2>{''.join(figures)}" for name, figures in ranked.items())
+    steps = ", ".join(f"{value:.2f}" for value in report["mask_by_step"])
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{_STYLE}</style>'
+        f"<h1>StickerBench</h1><p>{escape(about)}</p>"
+        f"<table><tr><th>row</th><th>pictures</th>{head}</tr>{body}</table>"
+        f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
+        f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
+        "<p>Each strip: reference, picture, text-only twin of the same seed, a real render.</p>"
+        f"{galleries}</html>"
+    )
+
+
+def _cell(figure: Sequence[float] | None) -> str:
+    return "" if figure is None else f"{figure[0]:.3f}<br><small>{figure[1]:.3f} to {figure[2]:.3f}</small>"

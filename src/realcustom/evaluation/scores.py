@@ -1,0 +1,48 @@
+"""What is computed from what the judges saw. Pure functions on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+
+def retrieved(embedding: Float[np.ndarray, " c"], gallery: Float[np.ndarray, "n c"], names: Sequence[str]) -> str:
+    """Return the name of the gallery's entry that is closest to an embedding; all have length 1."""
+    return names[int((gallery @ embedding).argmax())]
+
+
+def chance_of_retrieval(names: Sequence[str], subject: str) -> float:
+    """Return how often a random pick from a gallery is the subject."""
+    return names.count(subject) / len(names)
+
+
+def mask_overlap(mask: Float[np.ndarray, "h w"], region: Float[np.ndarray, "h w"]) -> float:
+    """Return the intersection over union of where a mask is not zero with where a region reaches one half."""
+    one, other = mask > 0, region >= 0.5
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def random_overlap(mask: Float[np.ndarray, "h w"], region: Float[np.ndarray, "h w"]) -> float:
+    """Return the expected `mask_overlap` of a random mask of the same size, up to the bend of the ratio."""
+    kept, inside = (mask > 0).mean(), (region >= 0.5).mean()
+    return float(kept * inside / max(kept + inside - kept * inside, 1e-9))
+
+
+def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
+    """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
+
+    Values that are NaN take no part; without any other, all three are NaN.
+    """
+    known = [(value, group) for value, group in zip(values, groups, strict=True) if not np.isnan(value)]
+    if not known:
+        return [float("nan")] * 3
+    names = sorted({group for _, group in known})
+    sums, counts = np.zeros(len(names)), np.zeros(len(names))
+    for value, group in known:
+        sums[names.index(group)] += value
+        counts[names.index(group)] += 1
+    chosen = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    return [float(sums.sum() / counts.sum()), *(float(bound) for bound in np.percentile(means, [2.5, 97.5]))]

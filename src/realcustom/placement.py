@@ -1,0 +1,93 @@
+"""Where the subject's tokens lie in the new picture: from the frame of the subject there and in the reference. Pure functions.
+
+The word's attention says where the subject is, in the new picture and in the reference alike. Both masks give a frame, and
+a token that shows the subject's left ear lies where the left ear belongs in the new frame. Visual attention then prefers
+tokens near each cell, so that it need not learn from nothing which part goes where.
+
+Differs: RC's visual attention knows nothing of places; a foundation model's queries and features find each other by what
+they mean, those of a small model trained on little do not.
+
+Shapes: `b` batch, `n` heads, `q` cells, `s` tokens. Coordinates are shares of the picture's height and width, (y, x).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+PORTRAIT = (0.5, 0.5, 0.825)
+"""Frame of a subject as people photograph it: in the middle, and as large as the picture allows."""
+
+EXTENT = 1.25
+"""How much wider a thing is than the square that spreads about its centre as its mask does."""
+
+
+def grid_centres(height: int, width: int) -> Float[Tensor, "{height*width} 2"]:
+    """Return the centres of a grid's cells, (y, x), in row order."""
+    rows = (torch.arange(height, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, dtype=torch.float32) + 0.5) / width
+    return torch.stack([repeat(rows, "h -> (h w)", w=width), repeat(columns, "w -> (h w)", h=height)], dim=1)
+
+
+def frame_of(mask: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
+    """Return the frame of what a mask covers: centre y, centre x and size.
+
+    The size is `EXTENT` times the side of the square that spreads about its centre as the mask does; a mask that is zero
+    everywhere gets the whole picture.
+    """
+    centres = grid_centres(mask.shape[1], mask.shape[2]).to(mask)
+    weights = rearrange(mask, "b h w -> b (h w)")
+    total = weights.sum(dim=1, keepdim=True)
+    empty = total[:, 0] <= 0
+    weights = torch.where(empty[:, None], torch.ones_like(weights), weights)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    centre = torch.einsum("bq,qc->bc", weights, centres)
+    spread = rearrange(centres, "q c -> 1 q c") - rearrange(centre, "b c -> b 1 c")
+    variance = torch.einsum("bq,bqc->bc", weights, spread.square()).mean(dim=1, keepdim=True)
+    frame = torch.cat([centre, EXTENT * (12 * variance).sqrt()], dim=1)
+    whole = torch.tensor([0.5, 0.5, 1.0]).to(mask)
+    return torch.where(empty[:, None], whole, frame)
+
+
+def place_tokens(
+    side: int, reference_frame: Float[Tensor, "b 3"], target_frame: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b {side*side} 2"]:
+    """Return where the tokens of a square grid over the reference lie in the new picture, (y, x), also outside of it.
+
+    Args:
+        side: of the grid of tokens.
+        reference_frame: centre and size of the subject in the reference.
+        target_frame: centre and size of the subject in the new picture.
+    """
+    centres = grid_centres(side, side).to(target_frame)
+    scale = target_frame[:, None, 2:] / reference_frame[:, None, 2:]
+    return target_frame[:, None, :2] + scale * (centres[None] - reference_frame[:, None, :2])
+
+
+def nearness(
+    positions: Float[Tensor, "b s 2"], grid: tuple[int, int], precision: Float[Tensor, " n"]
+) -> Float[Tensor, "b n q s"]:
+    """Return what is added to the attention's logits: minus half the squared distance in units of each head's reach.
+
+    Args:
+        positions: of the tokens.
+        grid: height and width of the layer.
+        precision: for each head the inverse square of its reach, at least 0; 0 sees everywhere alike.
+    """
+    cells = grid_centres(*grid).to(positions)
+    squared = reduce(
+        (rearrange(cells, "q c -> 1 q 1 c") - rearrange(positions, "b s c -> b 1 s c")).square(),
+        "b q s c -> b q s",
+        "sum",
+    )
+    return -0.5 * rearrange(precision, "n -> 1 n 1 1") * rearrange(squared, "b q s -> b 1 q s")
+
+
+def initial_log_precision(heads: int, nearest: float = 1 / 16, farthest: float = 1 / 4) -> Float[Tensor, " {heads}"]:
+    """Return the logarithm of the heads' precisions at the start of training: reaches from near to far, evenly in ratio."""
+    reaches = torch.linspace(math.log(nearest), math.log(farthest), heads)
+    return -2 * reaches

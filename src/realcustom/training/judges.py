@@ -1,0 +1,120 @@
+"""Learning the judges: region, place, noun, colour and identity of rendered scenes, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from realcustom.data.examples import Batch, ExampleSource, collate
+from realcustom.data.sources import DataOptions
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.drawings import identity, vocabulary
+from realcustom.data.stickers.scenes import HUES
+from realcustom.errors import InputError
+from realcustom.evaluation.judges import Judges, overlap_of_regions
+from realcustom.options import Options
+from realcustom.training.options import TrainingOptions
+
+_UNKNOWN = -100
+"""Where cross-entropy looks away."""
+
+
+class JudgesRecipe(Options):
+    """All that a run of `realcustom train judges` needs; its data must show bare drawings as references."""
+
+    output_dir: Path
+    data: DataOptions
+    training: TrainingOptions
+    judges: dict[str, Any] = {}
+    """Arguments of `Judges` beside its labels."""
+    identity_scale: float = 16.0
+    """Steepness of the softmax over cosines between an embedding and every identity."""
+    validation_examples: int = 256
+
+
+class LearningJudges(nn.Module):
+    """The judges with one direction for each identity that is trained on, which they need only while they learn."""
+
+    def __init__(self, judges: Judges, identities: int) -> None:
+        super().__init__()
+        self.judges = judges
+        self.directions = nn.Parameter(torch.randn(identities, judges.config["identity_dim"]))
+
+    def forward(self, pixels: Tensor, drawings: Tensor, regions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the segmenter's logits, the reader's, and the cosines of scenes and bare drawings to all identities."""
+        bare = (drawings.amin(dim=1) < 0.98).float()
+        embeddings = self.judges.identify(torch.cat([pixels, drawings]), torch.cat([regions, bare]))
+        cosines = embeddings @ F.normalize(self.directions, dim=1).T
+        return self.judges.segment(pixels), self.judges.classify(pixels), cosines
+
+
+class JudgesObjective:
+    """Cross-entropy of every judge."""
+
+    def __init__(self, recipe: JudgesRecipe, validation: ExampleSource) -> None:
+        self.recipe = recipe
+        places, nouns = [place.name for place in PLACES], sorted({drawing.noun for drawing in vocabulary()})
+        judges = Judges(places, nouns, list(HUES), **recipe.judges)
+        known = {drawing.identity for drawing in vocabulary() if drawing.split == "train"}
+        self.identities = {name: number for number, name in enumerate(sorted(known))}
+        self.model = LearningJudges(judges, len(self.identities))
+        self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
+
+    def prepare(self, device: torch.device) -> None:
+        """Nothing is frozen."""
+
+    def parameter_groups(self) -> list[dict]:
+        """Return one group."""
+        return [{"params": list(self.model.parameters())}]
+
+    def loss(self, model: LearningJudges, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the sum of the judges' cross-entropies."""
+        device, regions = batch.pixels.device, batch.regions
+        if regions is None:
+            raise InputError("judges learn from a source that knows where its things are; take data.source=stickers")
+        segmented, logits, cosines = model(batch.pixels, batch.references, regions)
+        wanted = {name: self._wanted(batch.facts, name).to(device) for name in logits}
+        names = [self.identities.get(identity(facts["noun"], facts["style"]), _UNKNOWN) for facts in batch.facts]
+        plain = [number if facts["hue"] == "0" else _UNKNOWN for number, facts in zip(names, batch.facts, strict=True)]
+        parts = {
+            "region": F.binary_cross_entropy_with_logits(segmented.float(), regions),
+            "identity": F.cross_entropy(
+                self.recipe.identity_scale * cosines.float(),
+                torch.tensor(plain + names, device=device),
+                ignore_index=_UNKNOWN,
+            ),
+            **{
+                name: F.cross_entropy(logit.float(), wanted[name], ignore_index=_UNKNOWN)
+                for name, logit in logits.items()
+                if (wanted[name] != _UNKNOWN).any()
+            },
+        }
+        return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
+
+    def _wanted(self, facts: Sequence[Mapping[str, str]], name: str) -> Tensor:
+        labels = self.model.judges.labels[name]
+        return torch.tensor([labels.index(known[name]) if known[name] in labels else _UNKNOWN for known in facts])
+
+    def validate(self, model: LearningJudges) -> tuple[dict[str, float], Image.Image | None]:
+        """Return the segmenter's mean overlap and the reader's accuracies on held-out drawings."""
+        batch = self.held_out
+        readings = [model.judges.read(pixels) for pixels in batch.pixels.split(64)]
+        figures = dict[str, float]()
+        if batch.regions is not None:
+            found = torch.cat([one.region for one in readings])
+            figures["overlap"] = float(overlap_of_regions(found, batch.regions).mean())
+        for name in model.judges.labels:
+            wanted = self._wanted(batch.facts, name)
+            right = torch.cat([one.logits[name] for one in readings]).argmax(dim=1) == wanted
+            figures[name] = float(right[wanted != _UNKNOWN].float().mean())
+        return figures, None
+
+    def export(self, model: LearningJudges, folder: Path) -> None:
+        """Write the judges."""
+        model.judges.save_pretrained(folder)
