@@ -47,7 +47,8 @@ def evaluate(options: argparse.Namespace) -> None:
         token_ratio=options.token_ratio,
         scheduler=type(pipeline.scheduler).__name__,
     )
-    bench = StickerBench(store, options.split, options.count)
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    bench = StickerBench(store, options.split, options.count, side)
     make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
     about = {"model": fingerprint(pipeline), "bench": bench.digest(), "diffusers": diffusers.__version__}

@@ -21,9 +21,6 @@ from realcustom.data.stickers.scenes import SceneOptions, SceneSource, bare
 
 VERSION = 1
 
-SIDE = 128
-"""Side of the pictures, in pixels."""
-
 _SCENES = SceneOptions(
     smallest=0.5, largest=0.75, common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0
 )
@@ -67,12 +64,13 @@ class StickerBench:
         store: all prepared drawings.
         split: "validation", for every choice, or "test", which is scored once for a model card.
         count: how many items; a smaller count is a beginning of a larger one.
+        side: of the pictures, in pixels: that of the model which is measured.
     """
 
-    def __init__(self, store: DrawingStore, split: Split, count: int = 400) -> None:
-        self.split, self.store = split, store
+    def __init__(self, store: DrawingStore, split: Split, count: int = 400, side: int = 128) -> None:
+        self.split, self.store, self.side = split, store, side
         held_out = store.where(lambda drawing: drawing.split == split)
-        source = SceneSource(held_out, _SCENES, seed=_SEEDS[split], side=SIDE, reference="other")
+        source = SceneSource(held_out, _SCENES, seed=_SEEDS[split], side=side, reference="other")
         examples = [source[number] for number in range(count)]
         self.items = [
             Item(number, example, identity(example.facts["noun"], example.facts["style"]))
@@ -82,7 +80,7 @@ class StickerBench:
     def gallery(self, noun: str) -> list[Portrait]:
         """Return every drawing of a noun, held out or not."""
         rows = [row for row, drawing in enumerate(self.store.drawings) if drawing.noun == noun]
-        return [Portrait(self.store.drawings[row].identity, bare(self.store.pixels[row], SIDE)) for row in rows]
+        return [Portrait(self.store.drawings[row].identity, bare(self.store.pixels[row], self.side)) for row in rows]
 
     def text_items(self) -> list[TextItem]:
         """Return three sentences about each well-known noun, which together say every place about equally often."""
@@ -98,7 +96,9 @@ class StickerBench:
         asked = [
             [item.number, item.example.caption, item.example.word, dict(item.example.facts)] for item in self.items
         ]
-        return hashlib.sha256(json.dumps([VERSION, self.split, asked], sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([VERSION, self.split, self.side, asked], sort_keys=True).encode()).hexdigest()[
+            :16
+        ]
 
 
 def _plainest(phrases: Sequence[str], noun: str) -> str:

@@ -49,6 +49,7 @@ def write_report(
 
 def grid(items: Sequence[Item], folder: Path, columns: int = 10) -> Image.Image:
     """Return references, pictures of their subjects and text-only twins, one above the other."""
+    columns = min(columns, len(items))
     rows: dict[str, list[Image.Image]] = {"reference": [], "subject": [], "twin": []}
     for item in items:
         rows["reference"].append(Image.fromarray(item.example.reference))

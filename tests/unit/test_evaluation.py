@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.drawings import Drawing, DrawingStore, vocabulary
+from realcustom.data.stickers.scenes import HUES
+from realcustom.errors import InputError
+from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.judges import Judges, overlap_of_regions, subject_crops
+from realcustom.evaluation.page import write_report
+from realcustom.evaluation.run import ROWS, Settings, judge, make_pictures, summarise
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def store():
+    """Dogs and cups in three styles each; the discs and squares of one style are held out."""
+    drawings, pixels = [], []
+    for noun in ("dog", "cup"):
+        for style, split, colour in (
+            ("noto", "train", "red"), ("fluent-emoji", "validation", "green"), ("fluent-emoji-flat", "validation", "lime"),
+        ):  # fmt: skip
+            picture = Image.new("RGBA", (128, 128))
+            draw = ImageDraw.Draw(picture).ellipse if noun == "dog" else ImageDraw.Draw(picture).rectangle
+            draw((4, 4, 123, 123), fill=colour)
+            drawings.append(Drawing(noun, "thing", style, noun, split, common=noun == "dog", held_out=False))
+            pixels.append(np.asarray(picture))
+    return DrawingStore(drawings, np.stack(pixels), np.full(len(drawings), np.nan, np.float32))
+
+
+@pytest.fixture(scope="module")
+def bench(store):
+    return StickerBench(store, "validation", count=5, side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def judges():
+    torch.manual_seed(0)
+    places = [place.name for place in PLACES]
+    return Judges(places, ["cup", "dog"], list(HUES), widths=[16, 16, 16, 32], identity_dim=8).eval()
+
+
+class TestBench:
+    def test_only_held_out_drawings_are_subjects_and_each_item_is_consistent(self, bench):
+        for item in bench.items:
+            facts = item.example.facts
+            assert facts["style"].startswith("fluent")
+            assert item.subject == f"{facts['noun']}/fluent"
+            assert item.example.word in item.example.caption
+            assert item.example.picture.shape == item.example.reference.shape == (SIDE, SIDE, 3)
+
+    def test_a_smaller_list_is_the_beginning_of_a_larger_one(self, store, bench):
+        shorter = StickerBench(store, "validation", count=2, side=SIDE)
+        for one, other in zip(shorter.items, bench.items, strict=False):
+            assert one.example.caption == other.example.caption
+            assert np.array_equal(one.example.reference, other.example.reference)
+        assert shorter.digest() != bench.digest()
+        assert StickerBench(store, "validation", count=5, side=SIDE).digest() == bench.digest()
+
+    def test_the_gallery_holds_every_drawing_of_the_noun(self, bench):
+        assert [portrait.subject for portrait in bench.gallery("dog")] == ["dog/noto", "dog/fluent", "dog/fluent"]
+
+    def test_text_items_ask_for_every_common_noun_three_times(self, bench):
+        items = bench.text_items()
+        assert [item.noun for item in items] == ["dog"] * 3
+        assert all("a dog" in item.prompt for item in items)
+        assert len({item.place for item in items}) == 3
+
+    def test_the_real_work_lists_are_what_version_1_says(self):
+        """Whoever changes what is asked for must count the version up."""
+        drawings = vocabulary()
+        blank = DrawingStore(
+            drawings, np.zeros((len(drawings), 1, 1, 4), np.uint8), np.full(len(drawings), np.nan, np.float32)
+        )
+        digests = {split: StickerBench(blank, split, count=40).digest() for split in ("validation", "test")}
+        assert digests == DIGESTS
+
+
+DIGESTS = {"validation": "118983484b7fc47a", "test": "64baf81886c82c3a"}
+
+
+class TestJudges:
+    def test_a_crop_shows_the_thing_alone_filling_the_square(self):
+        pixels, region = torch.full((2, 3, 40, 40), -0.5), torch.zeros(2, 40, 40)
+        region[0, 10:20, 5:25] = 1
+        pixels[0, :, 10:20, 5:25] = 0.5
+        crops = subject_crops(pixels, region, side=40)
+        assert crops.shape == (2, 3, 40, 40)
+        torch.testing.assert_close(crops[0, :, 15:25, 2:38], torch.full((3, 10, 36), 0.5), atol=1e-4, rtol=0)
+        torch.testing.assert_close(crops[0, :, :6], torch.ones(3, 6, 40), atol=1e-4, rtol=0)
+        torch.testing.assert_close(crops[1], torch.ones(3, 40, 40))  # nothing there: the whole, white, picture
+
+    def test_overlap(self):
+        one, other = torch.zeros(2, 4, 4), torch.zeros(2, 4, 4)
+        one[0, :2], other[0, 1:3] = 1, 1
+        torch.testing.assert_close(overlap_of_regions(one, other), torch.tensor([4 / 12, 0.0]))
+
+    @torch.no_grad()
+    def test_what_they_say_has_the_labels_and_does_not_depend_on_the_batch(self, judges):
+        pixels = torch.rand(3, 3, SIDE, SIDE) * 2 - 1
+        reading = judges.read(pixels)
+        assert {name: logits.shape for name, logits in reading.logits.items()} == {
+            "place": (3, len(PLACES)), "noun": (3, 2), "colour": (3, len(HUES)),
+        }  # fmt: skip
+        assert reading.region.shape == (3, SIDE, SIDE)
+        alone = judges.read(pixels[1:2])
+        torch.testing.assert_close(alone.region[0], reading.region[1], atol=1e-4, rtol=1e-4)
+        embeddings = judges.identify(pixels, reading.region)
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
+
+    def test_they_are_the_same_after_saving_and_loading(self, judges, tmp_path):
+        judges.save_pretrained(tmp_path)
+        loaded = Judges.from_pretrained(tmp_path).eval()
+        assert loaded.labels == judges.labels
+        pixels = torch.rand(1, 3, SIDE, SIDE)
+        torch.testing.assert_close(loaded.read(pixels).region, judges.read(pixels).region)
+
+
+class TestRun:
+    SETTINGS = Settings(count=5, batch_size=2, num_inference_steps=2)
+
+    @pytest.fixture(scope="class")
+    def folder(self, tiny, bench, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("evaluation")
+        make_pictures(tiny.pipeline(), bench, self.SETTINGS, folder, lambda *_: None)
+        return folder
+
+    def test_a_killed_run_goes_on_and_makes_the_same_pictures(self, tiny, bench, folder, tmp_path):
+        calls = []
+
+        def die(row, done, total):
+            calls.append(row)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, die)
+        half = sum(1 for _ in tmp_path.rglob("*.png"))
+        make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
+        whole = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+        assert 0 < half < len(whole) == 5 * 3 + 5 + 3
+        for path in whole:
+            one, other = (np.asarray(Image.open(root / path), int) for root in (folder, tmp_path))
+            assert np.abs(one - other).max() <= 1, path
+
+    def test_pictures_of_another_model_or_setting_are_not_mixed(self, tiny, bench, folder):
+        other = tiny.pipeline()
+        other.unet.conv_out.bias.data += 1
+        with pytest.raises(InputError, match="holds pictures made with another model; name another --output"):
+            make_pictures(other, bench, self.SETTINGS, folder, lambda *_: None)
+        with pytest.raises(InputError, match="holds pictures made with another guidance_scale"):
+            make_pictures(tiny.pipeline(), bench, Settings(count=5, batch_size=2, num_inference_steps=2, guidance_scale=9),
+                          folder, lambda *_: None)  # fmt: skip
+
+    def test_every_row_is_judged_and_the_oracle_beats_nobody_by_construction(self, bench, judges, folder):
+        records = judge(bench, judges, folder)
+        assert {record["row"] for record in records} == set(ROWS)
+        by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
+        assert {row: len(found) for row, found in by_row.items()} == {**dict.fromkeys(ROWS, 5), "text": 3}
+        for record in by_row["subject"]:
+            assert len(record["mask_by_step"]) == 2
+            assert 0 <= record["mask"] <= 1
+        for record in records:
+            assert all(0 <= record[name] <= 1 for name in ("place", "identity", "leak", "paste") if name in record)
+        # What is pasted is pasted: the reference overlaps itself wholly, wherever the judge sees it.
+        assert all(record["paste"] in (0.0, 1.0) for record in by_row["copy"])
+
+    def test_the_report_sums_up_and_shows(self, bench, judges, folder):
+        records = judge(bench, judges, folder)
+        report = summarise(records, bench, {"model": "abc"})
+        place = [record["place"] for record in records if record["row"] == "twin"]
+        assert report["rows"]["twin"]["place"][0] == pytest.approx(np.mean(place), abs=1e-4)
+        assert "mask" not in report["rows"]["twin"]
+        write_report(report, records, bench, folder)
+        assert json.loads((folder / "report.json").read_text()) == report
+        page = (folder / "report.html").read_text()
+        for strip in (folder / "strips").iterdir():
+            assert f'src="strips/{strip.name}"' in page
+        assert "http" not in page.replace("http-equiv", "")
+        assert Image.open(folder / "grid.png").size == (5 * 34 - 2, 3 * 34 - 2)

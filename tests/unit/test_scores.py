@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from realcustom.evaluation.scores import (
+    bootstrap,
+    chance_of_retrieval,
+    mask_overlap,
+    random_overlap,
+    retrieved,
+)
+
+
+def test_the_closest_drawing_is_retrieved():
+    gallery = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    assert retrieved(np.array([0.8, 0.6]), gallery, ["a", "b", "c"]) == "b"
+    assert retrieved(np.array([0.0, 1.0]), gallery, ["a", "b", "c"]) == "c"
+
+
+def test_two_shadings_of_one_subject_count_twice_by_chance():
+    assert chance_of_retrieval(["x/noto", "x/fluent", "x/fluent", "x/twemoji"], "x/fluent") == 0.5
+
+
+def test_overlap_counts_cells():
+    mask, region = np.zeros((4, 4)), np.zeros((4, 4))
+    mask[:2], region[1:3] = 0.1, 0.6
+    assert mask_overlap(mask, region) == pytest.approx(4 / 12)
+    assert mask_overlap(np.zeros((4, 4)), np.zeros((4, 4))) == 0
+
+
+def test_the_overlap_of_random_masks_is_as_expected():
+    rng = np.random.default_rng(0)
+    region = np.zeros((16, 16))
+    region[3:11, 4:12] = 1
+    found = []
+    for _ in range(400):
+        mask = np.zeros(256)
+        mask[rng.permutation(256)[:64]] = 1
+        found.append(mask_overlap(mask.reshape(16, 16), region))
+    assert random_overlap(mask.reshape(16, 16), region) == pytest.approx(np.mean(found), abs=0.01)
+
+
+def test_the_bootstrap_of_equal_values_has_no_width_and_leaves_out_what_is_unknown():
+    assert bootstrap([0.5, 0.5, float("nan")], ["a", "b", "c"]) == [0.5, 0.5, 0.5]
+    assert np.isnan(bootstrap([float("nan")], ["a"])).all()
+
+
+def test_the_bootstrap_draws_subjects_and_not_pictures():
+    """Two subjects with many pictures each are still two subjects: the interval spans both."""
+    values, groups = [0.0] * 50 + [1.0] * 50, ["a"] * 50 + ["b"] * 50
+    assert bootstrap(values, groups) == [0.5, 0.0, 1.0]
+    mean, low, high = bootstrap(values, [str(number) for number in range(100)])
+    assert mean == 0.5
+    assert 0.38 < low < 0.45
+    assert 0.55 < high < 0.62
