@@ -12,11 +12,12 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "realcustom"
 LAYERS = (
     ("errors", "options"),
-    ("masks", "guidance", "prompts", "scoring"),
+    ("masks", "guidance", "placement", "prompts", "scoring"),
     ("projector", "attention", "latents"),
     ("adapter",),
     ("report", "pictures", "loading", "pipeline"),
     ("data",),
+    ("evaluation",),
     ("training",),
     ("apps", "__main__", "__init__"),
 )

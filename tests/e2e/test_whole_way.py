@@ -98,6 +98,32 @@ def test_from_drawings_to_a_picture(home, capsys):
     assert Image.open(shown / "samples-0000002.png").size[0] == 2 * 32 + 2
 
 
+def test_judges_are_trained_and_used(home, capsys):
+    scenes = {"backgrounds": 1, "colour_share": 0.5}
+    data = {"source": "stickers", "folder": str(home / "drawings"), "resolution": 32, "reference": "drawing",
+            "scenes": scenes}  # fmt: skip
+    judges = home / "judges"
+    settings = {**TRAINING, "train_batch_size": 4}
+    widths = {"widths": [16, 16, 16, 32], "identity_dim": 8}
+    assert train(home, "judges", output_dir=str(judges), data=data, judges=widths, training=settings) == 0
+    measured = {name for line in (judges / "log.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert {"region", "place", "validation/overlap", "validation/place"} <= measured
+
+    command = ["evaluate", "--model", str(home / "model"), "--drawings", str(home / "drawings"), "--count", "3"]
+    folders = ["--judges", str(judges / "export"), "--output", str(home / "evaluation")]
+    capsys.readouterr()
+    assert main([*command, *folders, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "oracle" in printed
+    assert str(home / "evaluation" / "report.html") in printed
+    report = json.loads((home / "evaluation" / "report.json").read_text())
+    assert report["count"] == report["rows"]["subject"]["pictures"] == 3
+    assert report["split"] == "validation"
+
+    assert main([*command, "--judges", str(home / "none"), "--output", str(home / "other")]) == 2
+    assert "holds no judges; train them with: realcustom train judges" in capsys.readouterr().err
+
+
 def test_a_model_is_replaced_only_when_asked(home, capsys):
     (home / "kept").mkdir()
     (home / "kept" / "model_index.json").write_text("{}")

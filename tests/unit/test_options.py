@@ -7,13 +7,21 @@ from pydantic import PositiveInt, ValidationError
 
 from realcustom.errors import InputError
 from realcustom.options import Options, load_options
-from realcustom.training.adapter import AdapterRecipe
+from realcustom.training.adapter import AdapterRecipe, JointRecipe
 from realcustom.training.autoencoder import AutoencoderRecipe
 from realcustom.training.base import BaseRecipe
+from realcustom.training.judges import JudgesRecipe
 from realcustom.training.package import PackageRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"autoencoder": AutoencoderRecipe, "base": BaseRecipe, "adapter": AdapterRecipe, "model": PackageRecipe}
+KINDS = {
+    "autoencoder": AutoencoderRecipe,
+    "base": BaseRecipe,
+    "adapter": AdapterRecipe,
+    "joint": JointRecipe,
+    "judges": JudgesRecipe,
+    "model": PackageRecipe,
+}
 
 
 class Inner(Options):

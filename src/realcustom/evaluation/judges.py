@@ -30,10 +30,12 @@ class Reading:
     """Probability that a pixel belongs to the thing."""
     logits: dict[str, Float[Tensor, "b _"]]
     """For "place", "noun" and "colour": one number for each of the judge's labels."""
+    identity: Float[Tensor, "b c"]
+    """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject."""
 
 
 class Judges(ModelMixin, ConfigMixin):
-    """A segmenter, a reader of place, noun and colour, and an encoder of identity, for pictures of 128 pixels.
+    """A segmenter, a reader of the place, and an encoder of the thing alone: its noun, colour and identity.
 
     Args:
         places: names of the backgrounds that can be told apart.
@@ -71,22 +73,26 @@ class Judges(ModelMixin, ConfigMixin):
         coarse = self.segmenter(pixels).logits
         return F.interpolate(coarse, pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
-    def classify(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
-        """Return the logits of place, noun and colour; pixels are in [-1, 1]."""
-        features = self.reader(pixels).pooler_output.flatten(1)
-        return {name: head(features) for name, head in self.heads.items()}
+    def locate(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b _"]:
+        """Return the logits of the place; pixels are in [-1, 1]."""
+        return self.heads["place"](self.reader(pixels).pooler_output.flatten(1))
 
-    def identify(
-        self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]
-    ) -> Float[Tensor, "b {self.config.identity_dim}"]:
-        """Return embeddings of length 1 of what lies in `region`; the closer two are, the likelier one subject."""
+    def describe(self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]) -> dict[str, Tensor]:
+        """Return the logits of noun and colour and the identity's embedding (of length 1) of what lies in `region`."""
         features = self.encoder(subject_crops(pixels, region)).pooler_output.flatten(1)
-        return F.normalize(self.to_identity(features), dim=1)
+        return {
+            "noun": self.heads["noun"](features),
+            "colour": self.heads["colour"](features),
+            "identity": F.normalize(self.to_identity(features), dim=1),
+        }
 
     @torch.no_grad()
     def read(self, pixels: Float[Tensor, "b 3 h w"]) -> Reading:
-        """Return all that can be read off pictures without knowing whose they are."""
-        return Reading(self.segment(pixels).sigmoid(), self.classify(pixels))
+        """Return all that the judges see in pictures."""
+        region = self.segment(pixels).sigmoid()
+        seen = self.describe(pixels, region.round())
+        identity = seen.pop("identity")
+        return Reading(region, {"place": self.locate(pixels), **seen}, identity)
 
 
 def subject_crops(

@@ -167,14 +167,13 @@ def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, A
             continue
         for items, pixels in _batches(bench.items, partial(_shown, folder, row)):
             reading = judges.read(pixels)
-            embeddings = judges.identify(pixels, reading.region.round())
             of_reference = judges.read(to_pixels(list(references[[item.number for item in items]]))).region
             pasted = overlap_of_regions(reading.region, of_reference)
             for place, item in enumerate(items):
                 seen = {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
                 region = reading.region[place].numpy()
                 record = {"row": row, "number": item.number, "group": item.subject, **_control(item, seen, judges)}
-                record |= galleries.identity(item, embeddings[place].numpy())
+                record |= galleries.identity(item, reading.identity[place].numpy())
                 record["paste"] = float(pasted[place])
                 if row == "oracle" and item.example.region is not None:
                     record["segmenter"] = mask_overlap(item.example.region.round(), region)
@@ -200,7 +199,10 @@ class _Galleries:
             portraits = self.bench.gallery(noun)
             pixels = to_pixels([portrait.picture for portrait in portraits])
             inside = (pixels.amin(dim=1) < 0.98).float()
-            self._known[noun] = self.judges.identify(pixels, inside).numpy(), [one.subject for one in portraits]
+            self._known[noun] = (
+                self.judges.describe(pixels, inside)["identity"].numpy(),
+                [one.subject for one in portraits],
+            )
         gallery, names = self._known[noun]
         if len(set(names)) < 2:
             return {}

@@ -41,15 +41,15 @@ class AdapterRecipe(Options):
     training: TrainingOptions
     base: Path
     """Folder of the text-to-image model in diffusers' layout."""
-    adapter: dict[str, Any]
-    """Arguments of `RealCustomAdapter` that do not follow from the base."""
+    adapter: dict[str, Any] = {}
+    """Arguments of `RealCustomAdapter` that do not follow from the base; not read if there is an adapter to start from."""
     initial_adapter: Path | None = None
     """Folder of an adapter to start from."""
     caption_dropout: float = 0.1
     """Share of captions that are replaced by the empty one."""
     frame_jitter: float = 0.1
     """How wrong the subject's frame in the picture may be, for an adapter that places its tokens: standard deviation of its
-    centre, as a share of its size, and of the logarithm of its size."""
+    centre, as a share of its size, and half that of the logarithm of its size. Frames that come from masks err by so much."""
     lowest_token_ratio: float = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
     scoring_rate: float = 1.0
@@ -172,7 +172,7 @@ class _ReferenceObjective(Generic[Trained]):
         """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""
         noise = self.recipe.frame_jitter * torch.randn(len(frames), 3, generator=generator)
         centre, size = frames[:, 0, :2], frames[:, 0, 2:]
-        moved = torch.cat([centre + size * noise[:, :2], size * noise[:, 2:].exp()], dim=1)
+        moved = torch.cat([centre + size * noise[:, :2], size * (2 * noise[:, 2:]).exp()], dim=1)
         return torch.stack([moved, frames[:, 1]], dim=1)
 
     def reference(self, pictures: Tensor, frames: Tensor, token_ratio: float) -> Reference:

@@ -47,11 +47,12 @@ class LearningJudges(nn.Module):
         self.directions = nn.Parameter(torch.randn(identities, judges.config["identity_dim"]))
 
     def forward(self, pixels: Tensor, drawings: Tensor, regions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Return the segmenter's logits, the reader's, and the cosines of scenes and bare drawings to all identities."""
+        """Return the segmenter's logits, those of the labels, and the cosines of scenes and bare drawings to all identities."""
         bare = (drawings.amin(dim=1) < 0.98).float()
-        embeddings = self.judges.identify(torch.cat([pixels, drawings]), torch.cat([regions, bare]))
-        cosines = embeddings @ F.normalize(self.directions, dim=1).T
-        return self.judges.segment(pixels), self.judges.classify(pixels), cosines
+        seen = self.judges.describe(torch.cat([pixels, drawings]), torch.cat([regions, bare]))
+        cosines = seen.pop("identity") @ F.normalize(self.directions, dim=1).T
+        logits = {name: both[: len(pixels)] for name, both in seen.items()}
+        return self.judges.segment(pixels), {"place": self.judges.locate(pixels), **logits}, cosines
 
 
 class JudgesObjective:
