@@ -1,5 +1,6 @@
 # Everything that a fresh machine needs is installed by these targets into .venv; nothing else has to be installed by hand.
 #   make demo    three pictures of three example subjects, in demo/
+#   make figures the same pictures, for the README
 #   make test    the test suite
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
@@ -13,10 +14,13 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 EXAMPLES := examples
 
-.PHONY: demo test check fix clean
+.PHONY: demo figures test check fix clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) demo
+
+figures: $(VENV)/.ready
+	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) docs/figures
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

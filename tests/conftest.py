@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 CHECKED = (
     "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
     "projector",
-    "prompts", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
+    "prompts", "evaluation.judges",
+    "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""
 

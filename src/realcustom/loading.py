@@ -77,7 +77,7 @@ def load_components(
     loaded = dict(given)
     for name in names:
         library, class_name = index.get(name) or (None, None)
-        if name in given or library is None:
+        if name in given or library is None or class_name is None:
             continue
         if library.split(".")[0] not in _LIBRARIES:
             raise InputError(

@@ -100,6 +100,15 @@ def coverage(mask: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     return (mask > 0).float().mean(dim=(1, 2))
 
 
+def chance_of_overlap(one: float, other: float) -> float:
+    """Return the `overlap` to be expected of a random mask that covers the share `one` of a grid, `other` being the region's.
+
+    It is the ratio of the expected intersection to the expected union.
+    """
+    both = one * other
+    return both / (one + other - both) if one + other > 0 else 0.0
+
+
 def overlap(mask: Float[Tensor, "b h w"], region: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """Return the intersection over union of the cells where `mask > 0` with those where `region >= 0.5`, for each sample."""
     one, other = mask > 0, region >= 0.5

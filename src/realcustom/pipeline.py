@@ -25,13 +25,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter, alpha_at
-from realcustom.attention import AttentionTap, attached
+from realcustom.attention import AttentionTap, attached, cross_attention_layers
 from realcustom.errors import InputError
 from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
 from realcustom.masks import NORMALIZATIONS, Normalization, aggregate, coverage, influence_scope, resize_mask
-from realcustom.placement import PORTRAIT, frame_of, place_tokens
+from realcustom.placement import FRAME_SCOPE, PORTRAIT, frame_of, place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
@@ -80,7 +80,8 @@ class RealCustomPipeline(DiffusionPipeline):
             as in RC. A small model's noun may only be found in some of them.
     """
 
-    model_cpu_offload_seq = "text_encoder->adapter->unet->vae"
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _exclude_from_cpu_offload = ["adapter"]  # noqa: RUF012  (small, and called in parts, which no hook sees)
     _optional_components = ["adapter"]  # noqa: RUF012  (read by diffusers)
     _callback_tensor_inputs = ["latents", "mask"]  # noqa: RUF012
 
@@ -109,6 +110,7 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_scope=mask_scope,
             mask_layers=list(mask_layers),
         )
+        self._check_layers(mask_layers)
         self.vae_scale_factor = downscaling(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -195,8 +197,8 @@ class RealCustomPipeline(DiffusionPipeline):
             subject_scale: multiplies the subject's contribution to every layer; 0 gives the plain picture.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False returns the plain tuple (images, masks, report).
-            callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; what it returns
-                replaces the tensors. It may set `pipeline._interrupt` to stop.
+            callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; the "latents" that it
+                returns replace the old ones. It may set `pipeline._interrupt` to stop.
             callback_on_step_end_tensor_inputs: which tensors it gets: "latents", "mask".
 
         Returns:
@@ -224,9 +226,9 @@ class RealCustomPipeline(DiffusionPipeline):
         self._check_scheduler()
         _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
         _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        self._check_callback(callback_on_step_end_tensor_inputs)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self._check_callback(callback_on_step_end_tensor_inputs)
         samples = len(prompts) * num_images_per_prompt
         device, dtype = self._execution_device, self.unet.dtype
         self._interrupt = False
@@ -328,6 +330,14 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
         return images, words
 
+    def _check_layers(self, mask_layers: Sequence[str]) -> None:
+        layers = cross_attention_layers(self.unet)
+        if isinstance(mask_layers, str):
+            raise InputError(f"mask_layers must be a list of beginnings of names, but is the word {mask_layers!r}")
+        for beginning in mask_layers:
+            if not any(name.startswith(beginning) for name in layers):
+                raise InputError(f"no cross-attention layer begins with {beginning!r}; there are {', '.join(layers)}")
+
     def _check_numbers(
         self, height: int, width: int, counts: dict[str, int], mask_scope: float, token_ratio: float
     ) -> None:
@@ -375,7 +385,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches."""
         side = self.unet.config.sample_size * self.vae_scale_factor
         pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in pictures])
-        return latent_features(to_latents(self.vae, pixels))
+        return latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
 
     def _first_latents(
         self,
@@ -420,9 +430,11 @@ class RealCustomPipeline(DiffusionPipeline):
         unconditional, from_text = self._predict_from_text(noisy, timestep, both, text, call.guidance_scale)
         tap.word = None
         mask = call.given_mask
-        if mask is None:
+        framing = mask
+        if mask is None or framing is None:
             relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
             mask = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
+            framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         # TI2I, where it can differ: text and subject
         from_both, strength = from_text, None
         if call.scale != 0 and bool(mask.any()):
@@ -430,7 +442,7 @@ class RealCustomPipeline(DiffusionPipeline):
             acting = self.adapter.act(
                 call.tokens, call.keys_values, text, noisy, alpha,
                 token_ratio=call.token_ratio, mask=mask.to(noisy), scale=call.scale,
-                positions=_place(mask.to(noisy), call.tokens.shape[1]),
+                positions=_place(framing.to(noisy), call.tokens.shape[1]),
             )  # fmt: skip
             tap.subjects, tap.strengths = (acting,), {}
             from_both = self._predict(noisy, timestep, text)

@@ -1,13 +1,13 @@
 """Where the subject's tokens lie in the new picture: from the frame of the subject there and in the reference. Pure functions.
 
-The word's attention says where the subject is, in the new picture and in the reference alike. Both masks give a frame, and
-a token that shows the subject's left ear lies where the left ear belongs in the new frame. Visual attention then prefers
-tokens near each cell, so that it need not learn from nothing which part goes where.
+The word's mask says where the subject is to be in the new picture, and so gives its frame there; in the reference, a
+portrait, its frame is known. A token that shows the subject's left ear then lies where the left ear belongs in the new
+frame, and visual attention prefers tokens near each cell, so that it need not learn from nothing which part goes where.
 
 Differs: RC's visual attention knows nothing of places; a foundation model's queries and features find each other by what
 they mean, those of a small model trained on little do not.
 
-Shapes: `b` batch, `n` heads, `q` cells, `s` tokens. Coordinates are shares of the picture's height and width, (y, x).
+Shapes: `b` batch, `n` heads, `q` cells, `s` tokens. Coordinates are (y, x) in units of the picture's shorter side.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ PORTRAIT = (0.5, 0.5, 0.825)
 """Frame of a subject as people photograph it: in the middle, and as large as the picture allows."""
 
 EXTENT = 1.25
-"""How much wider a thing is than the square that spreads about its centre as its mask does."""
+"""How much wider a thing is than the square that spreads about its centre as its mask does: what brings the frames of the
+embedded model's masks to the true sizes in the mean (`validation/frame_size`)."""
+
+FRAME_SCOPE = 0.25
+"""Share of the grid whose mask gives the frame, whatever scope the subject may act in."""
 
 
 def grid_centres(height: int, width: int) -> Float[Tensor, "{height*width} 2"]:
-    """Return the centres of a grid's cells, (y, x), in row order."""
-    rows = (torch.arange(height, dtype=torch.float32) + 0.5) / height
-    columns = (torch.arange(width, dtype=torch.float32) + 0.5) / width
+    """Return the centres of a grid's cells, (y, x), in row order; from 0 to 1 along the shorter side."""
+    shorter = min(height, width)
+    rows = (torch.arange(height, dtype=torch.float32) + 0.5) / shorter
+    columns = (torch.arange(width, dtype=torch.float32) + 0.5) / shorter
     return torch.stack([repeat(rows, "h -> (h w)", w=width), repeat(columns, "w -> (h w)", h=height)], dim=1)
 
 
@@ -49,7 +54,7 @@ def frame_of(mask: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
     spread = rearrange(centres, "q c -> 1 q c") - rearrange(centre, "b c -> b 1 c")
     variance = torch.einsum("bq,bqc->bc", weights, spread.square()).mean(dim=1, keepdim=True)
     frame = torch.cat([centre, EXTENT * (12 * variance).sqrt()], dim=1)
-    whole = torch.tensor([0.5, 0.5, 1.0]).to(mask)
+    whole = torch.cat([centres.mean(dim=0), centres.new_ones(1)])
     return torch.where(empty[:, None], whole, frame)
 
 

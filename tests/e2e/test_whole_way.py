@@ -26,7 +26,7 @@ def home(tiny, tmp_path_factory):
     drawings, pixels = [], []
     for split in ("train", "validation"):
         for noun in ("dog", "cup"):
-            drawings.append(Drawing(noun, "toy", "set", noun, split, common=noun == "dog", held_out=False))
+            drawings.append(Drawing(noun, "toy", "noto", noun, split, common=noun == "dog", held_out=False))
             rgba = np.zeros((128, 128, 4), np.uint8)
             rgba[20:100, 30:90] = (200, 40, 40, 255) if noun == "dog" else (40, 40, 200, 255)
             pixels.append(rgba)

@@ -183,6 +183,39 @@ class TestScenes:
             facing.add(bool(left[0]))
         assert facing == {True, False}
 
+    def test_the_frames_are_where_the_subject_lies(self, store):
+        """Of an upright square drawing that lies inside the picture, the region is the frame."""
+        full = np.full((1, 128, 128, 4), (220, 20, 20, 255), np.uint8)
+        squares = DrawingStore(DRAWINGS[:1], full, np.full(1, np.nan, np.float32))
+        checked = 0
+        for number in range(30):
+            example = source(squares, reference="other", smallest=0.3, largest=0.4)[number]
+            y, x, size = example.frames[0]
+            rows, columns = np.argwhere(example.region > 0.5).T
+            assert ((rows.mean() + 0.5) / 48, (columns.mean() + 0.5) / 48) == pytest.approx((y, x), abs=0.02)
+            assert np.sqrt(example.region.sum()) / 48 == pytest.approx(size, abs=0.02)
+            red = (abs(example.reference.astype(int) - (220, 20, 20)) < 12).all(axis=-1)
+            y, x, size = example.frames[1]
+            rows, columns = np.argwhere(red).T
+            if red.mean() < size**2 * 1.1:  # on a red place there is nothing to see
+                assert ((rows.mean() + 0.5) / 48, (columns.mean() + 0.5) / 48) == pytest.approx((y, x), abs=0.03)
+                checked += 1
+        assert checked > 20
+
+    def test_a_reference_of_another_size_shows_the_same(self, store):
+        small, large = (
+            SceneSource(store, SceneOptions(backgrounds=1), seed=0, side=32, reference="other", reference_side=side)[3]
+            for side in (32, 96)
+        )
+        assert (small.picture.shape, large.picture.shape, large.reference.shape) == (
+            (32,) * 2 + (3,),
+            (32,) * 2 + (3,),
+            (96,) * 2 + (3,),
+        )
+        assert small.frames == large.frames
+        shrunk = np.asarray(Image.fromarray(large.reference).resize((32, 32), Image.Resampling.BOX), int)
+        assert abs(shrunk - small.reference).mean() < 12
+
     @pytest.mark.parametrize(("share", "turns"), [("colour_share", False), ("hue_share", True)])
     def test_only_a_colour_that_the_caption_does_not_say_is_the_references_too(self, store, share, turns):
         shares = {"colour_share": 0, "hue_share": 0, share: 1}

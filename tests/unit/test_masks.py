@@ -12,6 +12,7 @@ from realcustom.errors import InputError
 from realcustom.masks import (
     NORMALIZATIONS,
     aggregate,
+    chance_of_overlap,
     coverage,
     influence_scope,
     influence_threshold,
@@ -140,3 +141,15 @@ def test_masks_of_the_official_code(golden, case):
 
 def test_all_official_cases_without_self_maps_are_compared():
     assert len(CASES) == 108
+
+
+def test_the_chance_of_overlap_is_that_of_random_masks():
+    region, kept = torch.zeros(1, 16, 16), 64
+    region[:, 3:11, 4:12] = 1
+    found = []
+    for _ in range(400):
+        mask = torch.zeros(256)
+        mask[torch.randperm(256)[:kept]] = 1
+        found.append(float(overlap(mask.view(1, 16, 16), region)))
+    assert chance_of_overlap(kept / 256, 64 / 256) == pytest.approx(np.mean(found), abs=0.01)
+    assert chance_of_overlap(0.0, 0.0) == 0

@@ -442,3 +442,23 @@ def test_a_reference_is_padded_to_a_square_with_the_colour_of_its_border(size, b
 def test_transparency_becomes_white():
     picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert (np.asarray(fit_reference(picture, 16)) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [("up_blocks", "must be a list of beginnings of names, but is the word 'up_blocks'"),
+     (["up_blocks", "up_block.9"], r"no cross-attention layer begins with 'up_block\.9'; there are down_blocks\.0")],
+)  # fmt: skip
+def test_mask_layers_that_are_not_there_are_refused(tiny, layers, message):
+    with pytest.raises(InputError, match=message):
+        tiny.pipeline(mask_layers=layers)
+
+
+def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    seen, original = [], pipeline.adapter.act
+    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
+    for scope in (0.1, 0.6):
+        pipeline(PROMPT, subject, "dog", mask_scope=scope, generator=seeded(0))
+    assert torch.equal(*seen)

@@ -16,9 +16,9 @@ def box(height, width, top, left, side):
 def test_the_centres_of_a_grid_are_in_row_order_and_inside_their_cells():
     centres = grid_centres(2, 4)
     assert centres.shape == (8, 2)
-    torch.testing.assert_close(centres[0], torch.tensor([0.25, 0.125]))
-    torch.testing.assert_close(centres[1], torch.tensor([0.25, 0.375]))
-    torch.testing.assert_close(centres[-1], torch.tensor([0.75, 0.875]))
+    torch.testing.assert_close(centres[0], torch.tensor([0.25, 0.25]))
+    torch.testing.assert_close(centres[1], torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(centres[-1], torch.tensor([0.75, 1.75]))
 
 
 @pytest.mark.parametrize(("top", "left", "side"), [(0, 0, 8), (4, 20, 12), (10, 3, 20)])
@@ -32,10 +32,21 @@ def test_a_frame_is_the_weighted_mean_and_spread_of_its_mask():
     mask = torch.rand(2, 5, 7)
     for row, frame in enumerate(frame_of(mask)):
         weights = mask[row].double().numpy() / float(mask[row].double().sum())
-        ys, xs = np.meshgrid((np.arange(5) + 0.5) / 5, (np.arange(7) + 0.5) / 7, indexing="ij")
+        ys, xs = np.meshgrid((np.arange(5) + 0.5) / 5, (np.arange(7) + 0.5) / 5, indexing="ij")
         y, x = (weights * ys).sum(), (weights * xs).sum()
         variance = ((weights * (ys - y) ** 2).sum() + (weights * (xs - x) ** 2).sum()) / 2
         np.testing.assert_allclose(frame, [y, x, EXTENT * np.sqrt(12 * variance)], rtol=1e-4)
+
+
+def test_units_are_those_of_the_shorter_side():
+    centres = grid_centres(4, 8)
+    assert float(centres[:, 0].max()) < 1 < float(centres[:, 1].max()) < 2
+    wide = torch.zeros(1, 40, 80)
+    wide[0, 10:30, 50:70] = 1
+    frame = frame_of(wide)[0]
+    torch.testing.assert_close(frame[:2], torch.tensor([0.5, 1.5]))
+    assert float(frame[2] / EXTENT) == pytest.approx(0.5, rel=0.02)
+    torch.testing.assert_close(frame_of(torch.zeros(1, 4, 8)), torch.tensor([[0.5, 1.0, 1.0]]))
 
 
 def test_an_empty_mask_gets_the_whole_picture_and_leaves_its_neighbours_alone():

@@ -1,15 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from realcustom.evaluation.scores import (
-    bootstrap,
-    chance_of_retrieval,
-    mask_overlap,
-    random_overlap,
-    retrieved,
-)
+from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
 
 
 def test_the_closest_drawing_is_retrieved():
@@ -20,25 +13,6 @@ def test_the_closest_drawing_is_retrieved():
 
 def test_two_shadings_of_one_subject_count_twice_by_chance():
     assert chance_of_retrieval(["x/noto", "x/fluent", "x/fluent", "x/twemoji"], "x/fluent") == 0.5
-
-
-def test_overlap_counts_cells():
-    mask, region = np.zeros((4, 4)), np.zeros((4, 4))
-    mask[:2], region[1:3] = 0.1, 0.6
-    assert mask_overlap(mask, region) == pytest.approx(4 / 12)
-    assert mask_overlap(np.zeros((4, 4)), np.zeros((4, 4))) == 0
-
-
-def test_the_overlap_of_random_masks_is_as_expected():
-    rng = np.random.default_rng(0)
-    region = np.zeros((16, 16))
-    region[3:11, 4:12] = 1
-    found = []
-    for _ in range(400):
-        mask = np.zeros(256)
-        mask[rng.permutation(256)[:64]] = 1
-        found.append(mask_overlap(mask.reshape(16, 16), region))
-    assert random_overlap(mask.reshape(16, 16), region) == pytest.approx(np.mean(found), abs=0.01)
 
 
 def test_the_bootstrap_of_equal_values_has_no_width_and_leaves_out_what_is_unknown():

@@ -10,13 +10,13 @@ from pathlib import Path
 import diffusers
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import best_device, scheduler_class
+from realcustom.apps.generate import scheduler_class, to_device
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import Settings, fingerprint, judge, make_pictures, summarise
+from realcustom.evaluation.run import Settings, describe_run, fingerprint, judge, make_pictures, summarise
 from realcustom.loading import load_strictly
 from realcustom.pipeline import RealCustomPipeline
 
@@ -28,12 +28,15 @@ def evaluate(options: argparse.Namespace) -> None:
         InputError: something that is needed is missing, or the output holds something else.
     """
     quiet_libraries()
+    for name, count in (("--count", options.count), ("--batch-size", options.batch_size)):
+        if count < 1:
+            raise InputError(f"{name} must be at least 1, but is {count}")
     store = DrawingStore.load(options.drawings)
     judges_folder = options.judges or Path(str(resources.files("realcustom"))) / "models" / "judges"
     if not (judges_folder / "config.json").is_file():
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
-    pipeline = RealCustomPipeline.from_pretrained(options.model).to(options.device or best_device())
+    pipeline = to_device(RealCustomPipeline.from_pretrained(options.model), options.device)
     if options.scheduler:
         pipeline.scheduler = scheduler_class(options.scheduler).from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -45,14 +48,13 @@ def evaluate(options: argparse.Namespace) -> None:
         subject_guidance_scale=options.subject_guidance_scale,
         mask_scope=options.mask_scope,
         token_ratio=options.token_ratio,
-        scheduler=type(pipeline.scheduler).__name__,
     )
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     bench = StickerBench(store, options.split, options.count, side)
     make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
-    about = {"model": fingerprint(pipeline), "bench": bench.digest(), "diffusers": diffusers.__version__}
-    report = summarise(records, bench, {**about, "count": options.count})
+    about = {**describe_run(pipeline, bench, settings), "judges": fingerprint(judges)}
+    report = summarise(records, bench, {**about, "diffusers": diffusers.__version__})
     write_report(report, records, bench, options.output)
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))

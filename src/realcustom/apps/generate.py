@@ -106,16 +106,25 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def to_device(pipeline: RealCustomPipeline, device: str | None) -> RealCustomPipeline:
+    """Return the pipeline on a device, on the best that there is if none is named.
+
+    Raises:
+        InputError: the device cannot be used.
+    """
+    try:
+        return pipeline.to(device or best_device())
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def _load(options: argparse.Namespace) -> RealCustomPipeline:
     kind = scheduler_class(options.scheduler) if options.scheduler else None
     pipeline = RealCustomPipeline.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype))
     if kind is not None:
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), file=sys.stderr)
-    try:
-        return pipeline.to(options.device or best_device())
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {options.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return to_device(pipeline, options.device)
 
 
 def _output_paths(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:

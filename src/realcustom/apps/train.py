@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from realcustom.apps.console import quiet_libraries
 from realcustom.data.sources import open_source
 from realcustom.options import load_options
@@ -40,6 +42,7 @@ def train(part: str, config: Path, overrides: Sequence[str]) -> None:
         return
     recipe_class, objective_class = _PARTS[part]
     recipe: Any = load_options(recipe_class, config, overrides)
+    torch.manual_seed(recipe.training.seed)  # for the first weights
     objective = objective_class(recipe, open_source(recipe.data, "validation", seed=VALIDATION_SEED))
     loop.train(
         objective, open_source(recipe.data, "train", seed=recipe.training.seed), recipe.training, recipe.output_dir

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,9 @@ from realcustom.data.stickers.scenes import SceneOptions, SceneSource, bare
 VERSION = 1
 
 _SCENES = SceneOptions(
-    smallest=0.5, largest=0.75, common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0
-)
+    smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48,
+    common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0,
+)  # fmt: skip
 _SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
 
 
@@ -91,14 +93,25 @@ class StickerBench:
             for number, (noun, place) in enumerate(pairs)
         ]
 
+    def other(self, item: Item) -> Item:
+        """Return the next item with another subject, whose reference stands in for a wrong one."""
+        later = (self.items[(item.number + offset) % len(self.items)] for offset in range(1, len(self.items)))
+        return next((one for one in later if one.subject != item.subject), item)
+
+    def asked(self) -> list[list[Any]]:
+        """Return what each item asks for, as JSON can hold it."""
+        examples = ((item.number, item.example) for item in self.items)
+        return [
+            [number, one.caption, one.word, dict(one.facts), np.round(one.frames, 4).tolist()]
+            for number, one in examples
+        ]
+
     def digest(self) -> str:
-        """Return a hash of everything that is asked for, so that two reports can be compared only if they should be."""
-        asked = [
-            [item.number, item.example.caption, item.example.word, dict(item.example.facts)] for item in self.items
-        ]
-        return hashlib.sha256(json.dumps([VERSION, self.split, self.side, asked], sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+        """Return a hash of all that is asked for and shown, so that two reports are compared only if they should be."""
+        digest = hashlib.sha256(json.dumps([VERSION, self.split, self.side, self.asked()], sort_keys=True).encode())
+        for item in self.items:
+            digest.update(item.example.picture.tobytes() + item.example.reference.tobytes())
+        return digest.hexdigest()[:16]
 
 
 def _plainest(phrases: Sequence[str], noun: str) -> str:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel, SegformerConfig, SegformerForSemanticSegmentation
@@ -79,7 +78,11 @@ class Judges(ModelMixin, ConfigMixin):
 
     def describe(self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]) -> dict[str, Tensor]:
         """Return the logits of noun and colour and the identity's embedding (of length 1) of what lies in `region`."""
-        features = self.encoder(subject_crops(pixels, region)).pooler_output.flatten(1)
+        return self.describe_crops(subject_crops(pixels, region))
+
+    def describe_crops(self, crops: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """Return the same for things alone on white, as `subject_crops` makes them."""
+        features = self.encoder(crops).pooler_output.flatten(1)
         return {
             "noun": self.heads["noun"](features),
             "colour": self.heads["colour"](features),
@@ -121,8 +124,6 @@ def _square(picture: Tensor, inside: Tensor, side: int) -> Tensor:
     return F.interpolate(square, (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
-def overlap_of_regions(one: Float[Tensor, "b h w"], other: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Return the intersection over union of where each reaches one half; 0 where neither does."""
-    first, second = (rearrange(region >= 0.5, "b h w -> b (h w)") for region in (one, other))
-    union = (first | second).sum(dim=1)
-    return (first & second).sum(dim=1) / union.clamp(min=1)
+def bare_region(drawings: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+    """Return 1 where a picture of a drawing alone on white, in [-1, 1], is not white."""
+    return (drawings.amin(dim=1) < 0.98).float()

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from realcustom.data.examples import to_pixels
+from realcustom.data.examples import Example, to_pixels
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench
-from realcustom.evaluation.judges import Judges, overlap_of_regions
-from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, mask_overlap, random_overlap, retrieved
+from realcustom.evaluation.judges import Judges, Reading, bare_region
+from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
+from realcustom.masks import chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
 
@@ -50,8 +52,6 @@ class Settings:
     subject_guidance_scale: float | None = None
     mask_scope: float | None = None
     token_ratio: float = 0.8
-    scheduler: str | None = None
-    """Class name of one of diffusers' schedulers."""
 
     def arguments(self) -> dict[str, Any]:
         """Return what every call of the pipeline is given."""
@@ -65,15 +65,28 @@ class Settings:
         return {**given, "token_ratio": self.token_ratio, "occurrence": 1}
 
 
-def fingerprint(pipeline: RealCustomPipeline) -> str:
-    """Return a hash of every weight of a model."""
+def fingerprint(*parts: nn.Module | None) -> str:
+    """Return a hash of every weight of some networks."""
     digest = hashlib.sha256()
-    for name in ("vae", "text_encoder", "unet", "adapter"):
-        part = getattr(pipeline, name)
+    for part in parts:
         for key, tensor in sorted(part.state_dict().items()) if part is not None else ():
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def describe_run(pipeline: RealCustomPipeline, bench: StickerBench, settings: Settings) -> dict[str, Any]:
+    """Return all that decides what the pictures of a run look like, as JSON can hold it."""
+    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, list))}
+    schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
+    return {
+        "model": fingerprint(pipeline.vae, pipeline.text_encoder, pipeline.unet, pipeline.adapter),
+        "bench": bench.digest(),
+        "scheduler": type(pipeline.scheduler).__name__,
+        "schedule": schedule,
+        **{name: value for name, value in own.items() if name in asdict(settings) or name == "mask_layers"},
+        **{name: value for name, value in asdict(settings).items() if value is not None},
+    }
 
 
 def make_pictures(
@@ -88,7 +101,7 @@ def make_pictures(
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    _claim(folder, {"model": fingerprint(pipeline), "bench": bench.digest(), **asdict(settings)})
+    _claim(folder, describe_run(pipeline, bench, settings))
     for row in MADE:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = bench.text_items() if row == "text" else bench.items
@@ -101,10 +114,11 @@ def make_pictures(
 
 def _claim(folder: Path, about: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / "run.json", json.dumps(about, indent=1)
+    path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
     if path.exists() and json.loads(path.read_text()) != json.loads(text):
         known = json.loads(path.read_text())
-        other = sorted(name for name in about if known.get(name) != about[name])
+        asked = json.loads(text)
+        other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
     path.write_text(text)
 
@@ -126,8 +140,7 @@ def _make_batch(
     if row in ("text", "twin"):
         made = pipeline(prompts, generator=generator, **settings.arguments())
     else:
-        offset = 1 if row == "wrong" else 0
-        shown = [bench.items[(item.number + offset) % len(bench.items)].example.reference for item in batch]
+        shown = [_reference_item(bench, row, item).example.reference for item in batch]
         made = pipeline(
             prompts, [Image.fromarray(reference) for reference in shown], [item.example.word for item in batch],
             generator=generator, **settings.arguments(), **settings.subject_arguments(),
@@ -137,6 +150,11 @@ def _make_batch(
             assert made.masks is not None
             write_picture(_mask_picture(made.masks.steps[:, place]), _masks_path(folder, item.number))
         write_picture(picture, _picture_path(folder, row, item.number))
+
+
+def _reference_item(bench: StickerBench, row: str, item: Item) -> Item:
+    """Return the item whose reference a row's picture was made from."""
+    return bench.other(item) if row == "wrong" else item
 
 
 def _masks_path(folder: Path, number: int) -> Path:
@@ -149,10 +167,10 @@ def _mask_picture(masks: Tensor) -> Image.Image:
     return Image.fromarray(np.concatenate(list(levels), axis=1))
 
 
-def _read_masks(path: Path) -> np.ndarray:
+def _read_masks(path: Path) -> Tensor:
     """Return the masks of a picture of `_mask_picture`, `[n, h, w]` float32."""
     levels = np.asarray(Image.open(path), np.float32) / 255
-    return np.stack(np.split(levels, levels.shape[1] // levels.shape[0], axis=1))
+    return torch.from_numpy(np.stack(np.split(levels, levels.shape[1] // levels.shape[0], axis=1)))
 
 
 @torch.no_grad()
@@ -160,27 +178,32 @@ def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, A
     """Return one record for every picture: what the judges saw, and what it is worth against the work list."""
     records: list[dict[str, Any]] = []
     galleries = _Galleries(bench, judges)
-    references = np.stack([item.example.reference for item in bench.items])
     for row in ROWS:
         if row == "text":
             records += _judge_text(bench, judges, folder)
             continue
         for items, pixels in _batches(bench.items, partial(_shown, folder, row)):
             reading = judges.read(pixels)
-            of_reference = judges.read(to_pixels(list(references[[item.number for item in items]]))).region
-            pasted = overlap_of_regions(reading.region, of_reference)
+            shown = [_reference_item(bench, row, item).example for item in items]
+            of_reference = judges.read(to_pixels([example.reference for example in shown])).region
+            pasted = overlap(reading.region.round(), of_reference)
             for place, item in enumerate(items):
-                seen = {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
-                region = reading.region[place].numpy()
-                record = {"row": row, "number": item.number, "group": item.subject, **_control(item, seen, judges)}
+                record = {"row": row, "number": item.number, "group": item.subject, "paste": float(pasted[place])}
+                record |= _control(item, shown[place], _seen(reading, place, judges), judges)
                 record |= galleries.identity(item, reading.identity[place].numpy())
-                record["paste"] = float(pasted[place])
+                region = reading.region[place, None]
                 if row == "oracle" and item.example.region is not None:
-                    record["segmenter"] = mask_overlap(item.example.region.round(), region)
+                    true = torch.from_numpy(item.example.region)[None]
+                    record["segmenter"] = float(overlap(region.round(), true))
                 if row == "subject":
                     record |= _mask_figures(_read_masks(_masks_path(folder, item.number)), region)
                 records.append(record)
     return records
+
+
+def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
+    """Return what the judges take picture `place` of a batch to show, by the names of their labels."""
+    return {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
 
 
 class _Galleries:
@@ -198,11 +221,8 @@ class _Galleries:
         if noun not in self._known:
             portraits = self.bench.gallery(noun)
             pixels = to_pixels([portrait.picture for portrait in portraits])
-            inside = (pixels.amin(dim=1) < 0.98).float()
-            self._known[noun] = (
-                self.judges.describe(pixels, inside)["identity"].numpy(),
-                [one.subject for one in portraits],
-            )
+            seen = self.judges.describe(pixels, bare_region(pixels))
+            self._known[noun] = seen["identity"].numpy(), [one.subject for one in portraits]
         gallery, names = self._known[noun]
         if len(set(names)) < 2:
             return {}
@@ -214,33 +234,37 @@ class _Galleries:
         }
 
 
-def _control(item: Item, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
-    facts = item.example.facts
+def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
+    facts, behind = item.example.facts, shown.facts["reference_place"]
     figures = {"place": float(seen["place"] == facts["place"])}
-    if facts["reference_place"] != facts["place"]:
-        figures["leak"] = float(seen["place"] == facts["reference_place"])
+    if facts["noun"] in judges.labels["noun"]:
+        figures["noun"] = float(seen["noun"] == facts["noun"])
+    if behind != facts["place"]:
+        figures["leak"] = float(seen["place"] == behind)
     if facts["colour"]:
         figures["colour"] = float(seen["colour"] == facts["colour"])
     return figures
 
 
-def _mask_figures(masks: np.ndarray, region: np.ndarray) -> dict[str, Any]:
-    side = masks.shape[1:]
-    coarse = np.asarray(Image.fromarray(region).resize(side[::-1], Image.Resampling.BOX))
+def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
+    """Return the overlaps of masks `[n, h, w]` with a region `[1, H, W]`."""
+    coarse = F.interpolate(region[None], masks.shape[1:], mode="area")[0]
+    by_step = overlap(masks, coarse.expand(len(masks), -1, -1))
+    inside = float((coarse >= 0.5).float().mean())
     return {
-        "mask": float(np.mean([mask_overlap(mask, coarse) for mask in masks[len(masks) // 2 :]])),
-        "mask_random": random_overlap(masks[-1], coarse),
-        "mask_all": mask_overlap(np.ones(side, np.float32), coarse),
-        "mask_by_step": [mask_overlap(mask, coarse) for mask in masks],
+        "mask": float(by_step[len(masks) // 2 :].mean()),
+        "mask_random": chance_of_overlap(float(coverage(masks[-1:])), inside),
+        "mask_all": float(overlap(torch.ones_like(coarse), coarse)),
+        "mask_by_step": by_step.tolist(),
     }
 
 
 def _judge_text(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
     records = []
     for items, pixels in _batches(bench.text_items(), lambda item: _read(_picture_path(folder, "text", item.number))):
-        logits = judges.read(pixels).logits
+        reading = judges.read(pixels)
         for place, item in enumerate(items):
-            seen = {name: judges.labels[name][int(logit[place].argmax())] for name, logit in logits.items()}
+            seen = _seen(reading, place, judges)
             right = {"place": float(seen["place"] == item.place), "noun": float(seen["noun"] == item.noun)}
             records.append({"row": "text", "number": item.number, "group": item.noun, **right})
     return records

@@ -18,18 +18,6 @@ def chance_of_retrieval(names: Sequence[str], subject: str) -> float:
     return names.count(subject) / len(names)
 
 
-def mask_overlap(mask: Float[np.ndarray, "h w"], region: Float[np.ndarray, "h w"]) -> float:
-    """Return the intersection over union of where a mask is not zero with where a region reaches one half."""
-    one, other = mask > 0, region >= 0.5
-    return float((one & other).sum() / max(1, (one | other).sum()))
-
-
-def random_overlap(mask: Float[np.ndarray, "h w"], region: Float[np.ndarray, "h w"]) -> float:
-    """Return the expected `mask_overlap` of a random mask of the same size, up to the bend of the ratio."""
-    kept, inside = (mask > 0).mean(), (region >= 0.5).mean()
-    return float(kept * inside / max(kept + inside - kept * inside, 1e-9))
-
-
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
     """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
 

@@ -20,6 +20,7 @@ from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
+from realcustom.errors import InputError
 from realcustom.latents import to_latents
 from realcustom.loading import load_strictly
 from realcustom.options import Options
@@ -49,14 +50,17 @@ class AdapterRecipe(Options):
     """Share of captions that are replaced by the empty one."""
     frame_jitter: float = 0.1
     """How wrong the subject's frame in the picture may be, for an adapter that places its tokens: standard deviation of its
-    centre, as a share of its size, and half that of the logarithm of its size. Frames that come from masks err by so much."""
+    centre, as a share of its size; that of the logarithm of its size is twice as large. Frames of masks err like this."""
     lowest_token_ratio: float = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
     scoring_rate: float = 1.0
     """Learning rate of the scoring module, as a multiple of the others'."""
     validation_examples: int = 64
     drawn_examples: int = 40
-    """How many validation examples are drawn as pictures."""
+    """How many validation examples are drawn as pictures, with the next three."""
+    num_inference_steps: int = 25
+    guidance_scale: float = 4.0
+    subject_guidance_scale: float = 4.0
 
 
 class JointRecipe(AdapterRecipe):
@@ -119,6 +123,8 @@ class _ReferenceObjective(Generic[Trained]):
     """Mean squared error of a base's prediction with the subject's visual attention added (RC 1, 4-10)."""
 
     model: Trained
+    reference_dropout = 0.0
+    """Share of batches that show no reference."""
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
@@ -131,6 +137,11 @@ class _ReferenceObjective(Generic[Trained]):
             if recipe.initial_adapter
             else RealCustomAdapter.for_unet(self.base.unet, **recipe.adapter)
         )
+        if self.adapter.log_precisions and recipe.data.source == "folder":
+            raise InputError(
+                "an adapter that places its tokens learns from a source that knows where its subjects are: stickers; "
+                "take adapter.placed=false for folders"
+            )
         self._scoring_gradients: dict[str, float] = {}
         for name, parameter in self.adapter.scoring.named_parameters():
             parameter.register_post_accumulate_grad_hook(self._watch(name))
@@ -156,17 +167,13 @@ class _ReferenceObjective(Generic[Trained]):
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
         reference = None
-        if self.shows_reference(generator):
+        if float(torch.rand((), generator=generator)) >= self.reference_dropout:
             reference = self.reference(batch.references, self._jitter(batch.frames, generator), token_ratio)
         loss = sample_errors(self.predict(model, noisy, text, reference), noisy).mean()
         if reference is None:
             return loss, {"loss/text_only": float(loss.detach())}
         scoring_gradient = sum(square for square in self._scoring_gradients.values()) ** 0.5
         return loss, {"loss/subject": float(loss.detach()), "scoring_gradient": scoring_gradient}
-
-    def shows_reference(self, generator: torch.Generator) -> bool:
-        """Decide whether the next batch is conditioned on its references."""
-        raise NotImplementedError
 
     def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""
@@ -219,15 +226,17 @@ class _ReferenceObjective(Generic[Trained]):
         """Return a sheet of held-out references, pictures of their subjects, and the same seeds without a subject."""
         pipeline = self.pipeline(model)
         pipeline.set_progress_bar_config(disable=True)
-        count = self.recipe.drawn_examples
+        recipe, side = self.recipe, self.recipe.data.resolution
+        count = min(recipe.drawn_examples, len(self.held_out.captions))
         references = to_pictures(self.held_out.references[:count])
         captions, words = self.held_out.captions[:count], self.held_out.words[:count]
         rows = [references]
         for scale in (1.0, 0.0):
             rows.append(
                 pipeline(
-                    captions, references, words, occurrence=1, subject_scale=scale, num_inference_steps=25,
-                    guidance_scale=4.0, subject_guidance_scale=4.0,
+                    captions, references, words, occurrence=1, subject_scale=scale, height=side, width=side,
+                    num_inference_steps=recipe.num_inference_steps, guidance_scale=recipe.guidance_scale,
+                    subject_guidance_scale=recipe.subject_guidance_scale,
                     generator=[torch.Generator().manual_seed(number) for number in range(count)],
                 ).images
             )  # fmt: skip
@@ -249,10 +258,6 @@ class AdapterObjective(_ReferenceObjective[RealCustomAdapter]):
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         super().__init__(recipe, validation)
         self.model = self.adapter
-
-    def shows_reference(self, generator: torch.Generator) -> bool:
-        """Return True."""
-        return True
 
     def predict(
         self, model: RealCustomAdapter, noisy: NoisyBatch, text: TextStates, reference: Reference | None
@@ -278,10 +283,6 @@ class JointObjective(_ReferenceObjective[CustomizedUNet]):
         super().__init__(recipe, validation)
         self.reference_dropout = recipe.reference_dropout
         self.model = CustomizedUNet(self.base.unet.requires_grad_(True), self.adapter)
-
-    def shows_reference(self, generator: torch.Generator) -> bool:
-        """Return True with the recipe's probability."""
-        return float(torch.rand((), generator=generator)) >= self.reference_dropout
 
     def predict(
         self, model: CustomizedUNet, noisy: NoisyBatch, text: TextStates, reference: Reference | None

@@ -19,10 +19,11 @@ from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.latents import to_latents
 from realcustom.loading import load_diffusers_model, load_strictly
-from realcustom.masks import aggregate, influence_scope, overlap
+from realcustom.masks import aggregate, chance_of_overlap, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors, snr_weights
 from realcustom.training.options import TrainingOptions
@@ -163,16 +164,27 @@ def measure_text_only(
     step: int,
     mask_layers: Sequence[str],
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return each sample's error without a subject, and the figures `error/T`, `localisation/T` and its chance."""
+    """Return each sample's error without a subject, and the figures of timestep `step`.
+
+    `error/T`; where the source knows regions, `localisation/T` and its chance, and how far the frames that masks give are
+    from the true ones: `frame_centre/T`, root mean square in units of the picture's side, and of the logarithm of the size
+    the mean `frame_size/T` and the standard deviation `frame_size_spread/T`.
+    """
     with attached(unet) as tap:
         tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
+        tap.watched = mask_layers
         prediction = unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
     errors = sample_errors(prediction, noisy)
     figures = {f"error/{step}": float(errors.mean())}
     if batch.regions is not None:
-        watched = [layer for name, layer in tap.maps.items() if name.startswith(tuple(mask_layers) or "")]
-        figures[f"localisation/{step}"] = localisation(aggregate(watched), batch.regions)
+        relevance = aggregate(list(tap.maps.values()), size=tap.latent_size)
+        figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
         figures["localisation/chance"] = chance(batch.regions, tap.latent_size)
+        found, true = frame_of(influence_scope(relevance, mask_scope=FRAME_SCOPE)).cpu(), batch.frames[:, 0]
+        sizes = (found[:, 2] / true[:, 2]).log()
+        figures[f"frame_centre/{step}"] = float((found[:, :2] - true[:, :2]).square().mean().sqrt())
+        figures[f"frame_size/{step}"] = float(sizes.mean())
+        figures[f"frame_size_spread/{step}"] = float(sizes.std())
     return errors, figures
 
 
@@ -202,4 +214,4 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
 def chance(regions: Tensor, size: tuple[int, int]) -> float:
     """Return the expected `localisation` of random masks of the regions' size."""
     share = (_regions_on(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
-    return float(np.mean(share / (2 - share)))
+    return float(np.mean([chance_of_overlap(float(one), float(one)) for one in share]))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -17,7 +18,8 @@ from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.drawings import identity, vocabulary
 from realcustom.data.stickers.scenes import HUES
 from realcustom.errors import InputError
-from realcustom.evaluation.judges import Judges, overlap_of_regions
+from realcustom.evaluation.judges import Judges, bare_region, subject_crops
+from realcustom.masks import overlap
 from realcustom.options import Options
 from realcustom.training.options import TrainingOptions
 
@@ -48,8 +50,8 @@ class LearningJudges(nn.Module):
 
     def forward(self, pixels: Tensor, drawings: Tensor, regions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the segmenter's logits, those of the labels, and the cosines of scenes and bare drawings to all identities."""
-        bare = (drawings.amin(dim=1) < 0.98).float()
-        seen = self.judges.describe(torch.cat([pixels, drawings]), torch.cat([regions, bare]))
+        crops = [subject_crops(pixels, regions), subject_crops(drawings, bare_region(drawings))]
+        seen = self.judges.describe_crops(torch.cat(crops))
         cosines = seen.pop("identity") @ F.normalize(self.directions, dim=1).T
         logits = {name: both[: len(pixels)] for name, both in seen.items()}
         return self.judges.segment(pixels), {"place": self.judges.locate(pixels), **logits}, cosines
@@ -60,7 +62,12 @@ class JudgesObjective:
 
     def __init__(self, recipe: JudgesRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        places, nouns = [place.name for place in PLACES], sorted({drawing.noun for drawing in vocabulary()})
+        if recipe.data.reference != "drawing":
+            raise InputError(
+                f"judges learn from bare drawings: data.reference must be drawing, not {recipe.data.reference}"
+            )
+        places = [place.name for place in PLACES]
+        nouns = sorted({drawing.noun for drawing in vocabulary() if not drawing.held_out})
         judges = Judges(places, nouns, list(HUES), **recipe.judges)
         known = {drawing.identity for drawing in vocabulary() if drawing.split == "train"}
         self.identities = {name: number for number, name in enumerate(sorted(known))}
@@ -83,13 +90,10 @@ class JudgesObjective:
         wanted = {name: self._wanted(batch.facts, name).to(device) for name in logits}
         names = [self.identities.get(identity(facts["noun"], facts["style"]), _UNKNOWN) for facts in batch.facts]
         plain = [number if facts["hue"] == "0" else _UNKNOWN for number, facts in zip(names, batch.facts, strict=True)]
+        logits["identity"] = self.recipe.identity_scale * cosines
+        wanted["identity"] = torch.tensor(plain + names, device=device)
         parts = {
             "region": F.binary_cross_entropy_with_logits(segmented.float(), regions),
-            "identity": F.cross_entropy(
-                self.recipe.identity_scale * cosines.float(),
-                torch.tensor(plain + names, device=device),
-                ignore_index=_UNKNOWN,
-            ),
             **{
                 name: F.cross_entropy(logit.float(), wanted[name], ignore_index=_UNKNOWN)
                 for name, logit in logits.items()
@@ -103,17 +107,28 @@ class JudgesObjective:
         return torch.tensor([labels.index(known[name]) if known[name] in labels else _UNKNOWN for known in facts])
 
     def validate(self, model: LearningJudges) -> tuple[dict[str, float], Image.Image | None]:
-        """Return the segmenter's mean overlap and the reader's accuracies on held-out drawings."""
+        """Return the segmenter's mean overlap, the accuracies of the labels, and how often a thing is found among them all.
+
+        Held-out drawings, and of the nouns those that are known.
+        """
         batch = self.held_out
         readings = [model.judges.read(pixels) for pixels in batch.pixels.split(64)]
         figures = dict[str, float]()
         if batch.regions is not None:
             found = torch.cat([one.region for one in readings])
-            figures["overlap"] = float(overlap_of_regions(found, batch.regions).mean())
+            figures["overlap"] = float(overlap((found >= 0.5).float(), batch.regions).mean())
         for name in model.judges.labels:
             wanted = self._wanted(batch.facts, name)
             right = torch.cat([one.logits[name] for one in readings]).argmax(dim=1) == wanted
-            figures[name] = float(right[wanted != _UNKNOWN].float().mean())
+            if (wanted != _UNKNOWN).any():
+                figures[name] = float(right[wanted != _UNKNOWN].float().mean())
+        drawings = model.judges.describe(batch.references, bare_region(batch.references))["identity"]
+        closest = (torch.cat([one.identity for one in readings]) @ drawings.T).argmax(dim=1)
+        shown = [identity(facts["noun"], facts["style"]) for facts in batch.facts]
+        found_again = [shown[int(place)] == name for place, name in zip(closest, shown, strict=True)]
+        plain = [right for right, facts in zip(found_again, batch.facts, strict=True) if facts["hue"] == "0"]
+        if plain:
+            figures["identity"] = float(np.mean(plain))
         return figures, None
 
     def export(self, model: LearningJudges, folder: Path) -> None:

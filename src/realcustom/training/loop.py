@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -165,7 +165,9 @@ class _Run(Generic[Model]):
     def __init__(self, objective: Objective[Model], options: TrainingOptions, folder: Path) -> None:
         self.objective, self.options, self.folder = objective, options, folder
         self.accelerator = Accelerator(
-            mixed_precision=options.mixed_precision, gradient_accumulation_steps=options.gradient_accumulation_steps
+            mixed_precision=options.mixed_precision,
+            gradient_accumulation_steps=options.gradient_accumulation_steps,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch may use a part only
         )
         self.progress = checkpoint.Progress()
         objective.prepare(self.accelerator.device)
@@ -263,5 +265,5 @@ class _Run(Generic[Model]):
         if self.accelerator.is_main_process:
             limit = self.options.checkpoints_total_limit
             average = self._averaged()
-            checkpoint.save(self.folder, self.plain_model, average, self._plain_optimizer, self.progress, limit)
             self.objective.export(average, self.folder / "export")
+            checkpoint.save(self.folder, self.plain_model, average, self._plain_optimizer, self.progress, limit)

@@ -39,12 +39,15 @@ def package(recipe: PackageRecipe) -> None:
         raise InputError(
             f"{recipe.output_dir} holds a model; replace it with overwrite=true, or name another output_dir"
         )
-    parts = RealCustomPipeline.from_pretrained(recipe.base).components
-    if recipe.adapter:
-        parts["adapter"] = load_strictly(RealCustomAdapter, recipe.adapter)
+    base = RealCustomPipeline.from_pretrained(recipe.base)
+    parts = {**base.components, "adapter": load_strictly(RealCustomAdapter, recipe.adapter) if recipe.adapter else None}
+    own = {name: value for name, value in base.config.items() if name not in parts and not name.startswith("_")}
+    unknown = sorted(recipe.defaults.keys() - own.keys())
+    if unknown:
+        raise InputError(f"defaults has no {', '.join(unknown)}; a model has the defaults {', '.join(sorted(own))}")
     for part in parts.values():
         if isinstance(part, ModelMixin):
             part.register_to_config(
                 _name_or_path=recipe.output_dir.name
             )  # diffusers would tell where it was loaded from
-    RealCustomPipeline(**parts, **recipe.defaults).to(torch.float16).save_pretrained(recipe.output_dir)
+    RealCustomPipeline(**parts, **{**own, **recipe.defaults}).to(torch.float16).save_pretrained(recipe.output_dir)

@@ -173,9 +173,10 @@ class SceneSource:
         self.reference_side = reference_side or side
         self.store, self.options, self.seed, self.reference = store, options, seed, reference
         self._common = np.array([row for row, drawing in enumerate(store.drawings) if drawing.common], int)
+        self.side, painted = side, max(side, self.reference_side)
         painter = np.random.default_rng([seed, 0])
         self._backgrounds = {
-            place.name: [paint(place, painter, side) for _ in range(options.backgrounds)] for place in PLACES
+            place.name: [paint(place, painter, painted) for _ in range(options.backgrounds)] for place in PLACES
         }
         weights = np.array([2.0 if " " not in place.name and place.name not in COLOURS else 1.0 for place in PLACES])
         self._place_weights = weights / weights.sum()
@@ -191,8 +192,8 @@ class SceneSource:
             elsewhere = self._place(rng)
             facts["reference_place"] = elsewhere.name
             pose = self._portrait(rng, scene.pose.mirrored)
-            behind = Image.fromarray(self._background(rng, elsewhere)).resize((self.reference_side,) * 2)
-            shown, frame = place_drawing(np.asarray(behind), subject, pose)[0], pose.frame
+            behind = self._background(rng, elsewhere, self.reference_side)
+            shown, frame = place_drawing(behind, subject, pose)[0], pose.frame
         elif self.reference == "drawing":
             shown, frame = bare(subject, self.reference_side), BARE.frame
         frames = (scene.pose.frame, frame)
@@ -213,9 +214,10 @@ class SceneSource:
             if phrases:
                 return place, phrases
 
-    def _background(self, rng: np.random.Generator, place: Place) -> np.ndarray:
+    def _background(self, rng: np.random.Generator, place: Place, side: int) -> np.ndarray:
         picture = self._backgrounds[place.name][rng.integers(self.options.backgrounds)]
-        return picture[:, ::-1] if rng.random() < 0.5 else picture
+        picture = picture[:, ::-1] if rng.random() < 0.5 else picture
+        return picture if len(picture) == side else np.asarray(Image.fromarray(picture).resize((side, side)))
 
     def _pose(self, rng: np.random.Generator) -> Pose:
         size = rng.uniform(self.options.smallest, self.options.largest)
@@ -258,7 +260,7 @@ class SceneSource:
             subject = subject if said else rgba
         place, phrases = self._said_place(rng, word)
         pose = self._pose(rng)
-        picture, region = place_drawing(self._background(rng, place), rgba, pose)
+        picture, region = place_drawing(self._background(rng, place, self.side), rgba, pose)
         where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
         said_so = caption(thing, where, rng)
         return Scene(picture, region, said_so, word, place.name, pose, row, colour, turn), subject
