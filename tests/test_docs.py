@@ -56,7 +56,7 @@ def test_every_test_of_the_paper_map_exists(row):
         assert (ROOT / name).is_file()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/data.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/training.md", "docs/data.md", "docs/evaluation.md"])
 def test_every_command_in_the_documents_is_understood(document):
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     commands = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]

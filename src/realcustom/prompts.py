@@ -27,6 +27,9 @@ class TargetWord:
     """Its tokens as the tokenizer spells them."""
 
 
+_WORD = re.compile(r"\w[\w'-]*")
+
+
 def _pattern(word: str) -> re.Pattern[str]:
     """Match the word or phrase as whole words, in singular or plural, whatever the case and spacing."""
     *first, last = (re.escape(part) for part in word.split())
@@ -58,7 +61,7 @@ def find_word(
         raise InputError("subject_word is empty; give the word of the prompt that stands for the subject")
     found = list(_pattern(word.strip()).finditer(prompt))
     if not found:
-        spoken = list(dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)))
+        spoken = list(dict.fromkeys(_WORD.findall(prompt)))
         hint = did_you_mean(word, spoken) or (f" Its words are: {', '.join(spoken)}." if spoken else "")
         raise WordNotFound(f"the prompt {prompt!r} does not say {word!r}.{hint}")
     if occurrence is None and len(found) > 1:
@@ -90,6 +93,41 @@ def cut_off(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the end of a prompt that the text encoder does not read; "" if it reads it all."""
     read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
     return prompt[max(end for _, end in read["offset_mapping"]) :].strip()
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word of a prompt, as the text encoder reads it."""
+
+    text: str
+    start: int
+    """Its first character in the prompt."""
+    pieces: tuple[str, ...]
+    """Its tokens as the tokenizer spells them; empty where it is not read."""
+    read: bool
+    """Whether all of it lies within the tokens that the text encoder reads, so that it can carry a subject."""
+    occurrence: int
+    """Which one it is of the words that are spelt alike, from 1."""
+    occurrences: int
+    """How many of them there are; with more than one, `occurrence` has to be said."""
+
+
+def spoken_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[SpokenWord]:
+    """Return the words of a prompt in order, each with its tokens."""
+    encoded = tokenizer(
+        prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True, verbose=False
+    )
+    spans = list(zip(encoded["offset_mapping"], tokenizer.convert_ids_to_tokens(encoded["input_ids"]), strict=True))
+    matches = list(_WORD.finditer(prompt))
+    alike = [match.group().lower() for match in matches]
+    words = []
+    for place, match in enumerate(matches):
+        own = [(span, piece) for span, piece in spans if span[0] < match.end() and match.start() < span[1] > span[0]]
+        read = bool(own) and own[-1][0][1] >= match.end()
+        occurrence, occurrences = alike[: place + 1].count(alike[place]), alike.count(alike[place])
+        pieces = tuple(piece for _, piece in own)
+        words.append(SpokenWord(match.group(), match.start(), pieces, read, occurrence, occurrences))
+    return words
 
 
 def word_columns(words: Sequence[TargetWord], num_tokens: int) -> Tensor:

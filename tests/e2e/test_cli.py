@@ -176,3 +176,22 @@ def test_help_needs_no_torch():
 def test_module_is_the_command():
     said = subprocess.run([sys.executable, "-m", "realcustom", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("realcustom ")
+
+
+class TestWords:
+    def test_shows_tokens_and_which_occurrence_to_name(self, model, capsys):
+        assert main(["words", "a red dog and a dog", "--model", str(model)]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "a    a  --occurrence 1", "red  red", "dog  dog  --occurrence 1", "and  and", "a    a  --occurrence 2",
+            "dog  dog  --occurrence 2",
+        ]  # fmt: skip
+
+    def test_says_what_is_cut_off(self, model, capsys):
+        assert main(["words", " ".join(["a dog"] * 7) + " on the beach", "--model", str(model), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["cut_off"] == "on the beach"
+        assert [word["text"] for word in said["words"] if not word["read"]] == ["on", "the", "beach"]
+
+    def test_an_unknown_model_is_wrong_input(self, capsys):
+        assert main(["words", "a dog", "--model", "stickres"]) == 2
+        assert "Did you mean 'stickers'?" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated
-from realcustom.prompts import encode_prompts, find_word, word_columns
+from realcustom.prompts import encode_prompts, find_word, spoken_words, word_columns
 
 
 @pytest.fixture
@@ -120,3 +120,22 @@ def test_padding_counts_like_any_token_where_the_text_encoder_does_not_mask_it(t
 def test_what_exceeds_the_tokenizer_is_cut_off(tiny, bert):
     text = encode_prompts(["a " * 40], bert, tiny.text_encoder(), shortest=True)
     assert text.states.shape == (1, 16, 32)
+
+
+class TestSpokenWords:
+    def test_every_word_has_its_tokens_in_order(self, tiny):
+        found = spoken_words("A puppy, and a dog!", tiny.tokenizer())
+        assert [(word.text, word.pieces, word.read) for word in found] == [
+            ("A", ("a",), True), ("puppy", ("pupp", "##y"), True), ("and", ("and",), True), ("a", ("a",), True),
+            ("dog", ("dog",), True),
+        ]  # fmt: skip
+        assert [word.start for word in found] == [0, 2, 9, 13, 15]
+
+    def test_words_that_are_said_again_are_counted_whatever_their_case(self, tiny):
+        found = spoken_words("a dog and a Dog", tiny.tokenizer())
+        assert [(word.occurrence, word.occurrences) for word in found] == [(1, 2), (1, 2), (1, 1), (2, 2), (2, 2)]
+
+    def test_a_word_that_is_cut_off_cannot_carry_a_subject(self, tiny):
+        found = spoken_words("a dog and a puppy", tiny.tokenizer(model_max_length=7))
+        assert [(word.text, word.read) for word in found if not word.read] == [("puppy", False)]
+        assert spoken_words("", tiny.tokenizer()) == []

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_words(commands)
     return parser
 
 
@@ -203,3 +204,22 @@ def _evaluate(options: argparse.Namespace) -> None:
     from realcustom.apps.evaluate import evaluate
 
     evaluate(options)
+
+
+def _add_words(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "words",
+        help="show which words of a prompt can carry a subject",
+        description="Show the tokens of each word of PROMPT, which of them can be given as --word, and what is cut off.",
+        epilog='example: realcustom words "a robot and another robot on the beach"',
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="the sentence")
+    parser.add_argument("--model", default="stickers", help="whose tokenizer: embedded model, folder or hub id")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.set_defaults(run=_words)
+
+
+def _words(options: argparse.Namespace) -> None:
+    from realcustom.apps.words import words
+
+    words(options.prompt, options.model, as_json=options.json)
