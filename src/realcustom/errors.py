@@ -22,11 +22,15 @@ class WordAmbiguous(InputError):
     """The prompt says the subject's word more than once."""
 
 
+class WordUnknown(InputError):
+    """The text encoder has no token for the subject's word."""
+
+
 class WordTruncated(InputError):
     """The subject's word lies beyond the tokens that the text encoder reads."""
 
 
-class CheckpointMismatch(RealCustomError):
+class CheckpointMismatch(InputError):
     """Tensors on disk are not the tensors that the model needs."""
 
     def __init__(self, source: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:

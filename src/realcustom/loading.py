@@ -73,7 +73,12 @@ def load_components(
         CheckpointMismatch: tensors are missing, unexpected or of another shape.
         InputError: a component is of a library that is not known.
     """
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    try:
+        index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{folder / 'model_index.json'} cannot be read: {error}") from error
+    if "tokenizer" in index and "tokenizer" not in given:
+        require_tokenizer(folder / "tokenizer")
     loaded = dict(given)
     for name in names:
         library, class_name = index.get(name) or (None, None)
@@ -87,6 +92,16 @@ def load_components(
         if isinstance(component, type) and issubclass(component, nn.Module):
             loaded[name] = load_strictly(component, folder / name, dtype)
     return loaded
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Check that a folder holds a tokenizer's vocabulary; transformers would make an empty one without a word.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise InputError(f"{folder} holds no vocabulary (tokenizer.json, vocab.json or vocab.txt)")
 
 
 def load_diffusers_model(folder: Path) -> Any:

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from realcustom.errors import InputError
@@ -25,9 +26,31 @@ def read_picture(path: Path) -> Image.Image:
         picture.load()
     except FileNotFoundError:
         raise InputError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder of foreign bytes may raise anything
         raise InputError(f"{path} cannot be read as a picture: {error}") from error
     return picture
+
+
+def as_seen(picture: Image.Image) -> Image.Image:
+    """Return a picture as viewers show it: upright, and with 8 bits a channel.
+
+    Raises:
+        InputError: it is not whole, or its levels have no known scale.
+    """
+    try:
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    except Exception as error:  # as above: it may have been opened and not yet decoded
+        raise InputError(f"the picture cannot be read: {error}") from error
+    if 0 in upright.size:
+        raise InputError(f"the picture is empty: {upright.width} x {upright.height} pixels")
+    if upright.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
+    if upright.mode in ("I", "F"):
+        raise InputError(
+            f"the picture's levels (mode {upright.mode}) have no known scale; save it with 8 bits a channel"
+        )
+    return upright
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
@@ -38,7 +61,7 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     """
     draft = None
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".png")
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
         with os.fdopen(handle, "wb") as stream:
             picture.save(stream, "PNG")
         umask = os.umask(0)

@@ -31,6 +31,7 @@ from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
 from realcustom.masks import NORMALIZATIONS, Normalization, aggregate, coverage, influence_scope, resize_mask
+from realcustom.pictures import as_seen
 from realcustom.placement import FRAME_SCOPE, PORTRAIT, frame_of, place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
@@ -39,6 +40,10 @@ from realcustom.report import RealCustomOutput, Report, SubjectMasks
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[str, Any]]
+
+
+_LARGEST = 1000.0
+"""Beyond it no guidance makes anything but noise, and float16 overflows."""
 
 
 @dataclass
@@ -97,7 +102,7 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: float = 7.5,
         subject_guidance_scale: float = 12.5,
         mask_scope: float = 0.25,
-        mask_layers: Sequence[str] = (),
+        mask_layers: list[str] = [],  # noqa: B006  (diffusers reads this annotation and default; it is never changed)
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -122,19 +127,22 @@ class RealCustomPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: "stickers" for the embedded model, a folder in diffusers' layout, or a hub id,
                 which is fetched as a snapshot and loaded locally.
             **kwargs: `revision`, `token` and `local_files_only` for the hub; components that replace the model's own;
-                `torch_dtype` and what else `DiffusionPipeline.from_pretrained` takes.
+                `dtype` and what else `DiffusionPipeline.from_pretrained` takes.
 
         Raises:
             InputError: there is no such model.
             CheckpointMismatch: a file does not hold the tensors that its model needs.
         """
+        older = kwargs.pop("torch_dtype", None)
+        dtype = kwargs.pop("dtype", None) or older
         hub = {name: kwargs.pop(name) for name in ("revision", "token", "local_files_only") if name in kwargs}
         folder = resolve(pretrained_model_name_or_path, **hub)
         given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
-        components = load_components(
-            folder, cls._component_names(), given, kwargs.pop("torch_dtype", None) or torch.float32
-        )
-        return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
+        components = load_components(folder, cls._component_names(), given, dtype or torch.float32)
+        try:
+            return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise InputError(f"{folder} is no whole model: {error}") from error
 
     @classmethod
     def _component_names(cls) -> list[str]:
@@ -158,7 +166,7 @@ class RealCustomPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         occurrence: int | None = None,
-        mask: Tensor | Image.Image | None = None,
+        mask: Tensor | np.ndarray | Image.Image | SubjectMasks | None = None,
         mask_scope: float | None = None,
         mask_normalization: Normalization = "max",
         mask_binary: bool = False,
@@ -188,8 +196,8 @@ class RealCustomPipeline(DiffusionPipeline):
             generator: of the first noise, or a list with one for each picture.
             latents: the first noise `[b, c, height / f, width / f]` instead, of unit variance.
             occurrence: which one, if a prompt says the word more than once; from 1.
-            mask: `[h, w]` or `[b, h, w]` in [0, 1] or a grey picture; where the subject may act, instead of the word's
-                attention.
+            mask: where the subject may act, instead of the word's attention: `[h, w]` or `[b, h, w]` in [0, 1], a grey
+                picture, or the masks of an earlier run, of which the final ones are taken.
             mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max".
             mask_binary: give the whole scope the weight 1 (an ablation of the paper).
@@ -220,10 +228,12 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_scope = config.mask_scope if mask_scope is None else mask_scope
         if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
             raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
-        subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts))
+        subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts), mask)
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         self._check_numbers(height, width, counts, mask_scope, token_ratio)
-        self._check_scheduler()
+        strengths = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale}
+        _check_finite({**strengths, "subject_scale": subject_scale, "eta": eta})
+        self._check_scheduler(num_inference_steps)
         _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
         _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -306,6 +316,7 @@ class RealCustomPipeline(DiffusionPipeline):
         subject_image: Image.Image | Sequence[Image.Image] | None,
         subject_word: str | Sequence[str] | None,
         prompts: int,
+        mask: object | None,
     ) -> tuple[list[Image.Image], list[str]]:
         """Return the subjects' pictures, one or as many as there are prompts, and each prompt's word."""
         if (subject_image is None) != (subject_word is None):
@@ -316,6 +327,8 @@ class RealCustomPipeline(DiffusionPipeline):
                 f"{given} was given without {absent}; a subject needs its picture and its word in the prompt"
             )
         if subject_image is None or subject_word is None:
+            if mask is not None:
+                raise InputError("mask was given without a subject; it says where the subject may act")
             return [], []
         images = [subject_image] if isinstance(subject_image, (Image.Image, str)) else list(subject_image)
         words = [subject_word] * prompts if isinstance(subject_word, str) else list(subject_word)
@@ -353,12 +366,15 @@ class RealCustomPipeline(DiffusionPipeline):
         if not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
 
-    def _check_scheduler(self) -> None:
+    def _check_scheduler(self, num_inference_steps: int) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):
             raise InputError(
                 f"{type(self.scheduler).__name__} has no discrete noise schedule, so it does not fit this model; "
                 f"take DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler or another of their kind"
             )
+        longest = self.scheduler.config.num_train_timesteps
+        if num_inference_steps > longest:
+            raise InputError(f"num_inference_steps must be at most {longest}, but is {num_inference_steps}")
 
     def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
         unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
@@ -462,8 +478,13 @@ class RealCustomPipeline(DiffusionPipeline):
 def fit_reference(picture: Image.Image, side: int) -> Image.Image:
     """Return the reference as the encoder sees it: a square of `side` pixels, nothing cropped, nothing stretched.
 
-    Transparency becomes white, and the shorter direction is padded with the mean colour of the picture's border.
+    It is turned as its EXIF data say, transparency becomes white, and the shorter direction is padded with the mean colour
+    of the picture's border.
+
+    Raises:
+        InputError: the picture is not whole, or its levels have no known scale.
     """
+    picture = as_seen(picture)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         opaque = Image.new("RGBA", picture.size, "white")
         opaque.alpha_composite(picture.convert("RGBA"))
@@ -484,6 +505,12 @@ def _place(mask: Tensor, tokens: int) -> Tensor:
     return place_tokens(round(tokens**0.5), portrait, frame_of(mask))
 
 
+def _check_finite(numbers: Mapping[str, float]) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
+            raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
+
+
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
@@ -499,13 +526,21 @@ def _concatenate(one: TextStates, other: TextStates) -> TextStates:
     return TextStates(torch.cat([one.states, other.states]), keep)
 
 
-def _as_mask(mask: Tensor | Image.Image, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return a mask of the caller's as `[samples, *grid]` float32."""
+    if isinstance(mask, SubjectMasks):
+        mask = mask.final
     if isinstance(mask, Image.Image):
-        mask = torch.from_numpy(np.asarray(mask.convert("L"), np.float32) / 255)
+        mask = torch.from_numpy(np.asarray(as_seen(mask).convert("L"), np.float32) / 255)
+    if isinstance(mask, np.ndarray):
+        mask = torch.from_numpy(mask)
+    if not isinstance(mask, Tensor):
+        raise InputError(
+            f"mask must be a picture, a tensor, an array or the masks of a run, but is a {type(mask).__name__}"
+        )
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[0] not in (1, samples)):
         raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
-    if float(mask.min()) < 0 or float(mask.max()) > 1:
+    if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
         raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
     batch = mask[None] if mask.ndim == 2 else mask
     return resize_mask(batch.float(), grid).expand(samples, -1, -1).to(device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated, did_you_mean
+from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated, WordUnknown, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def find_word(
         InputError: the word is empty, or `occurrence` is not one of those that there are.
         WordNotFound: the prompt does not say the word.
         WordAmbiguous: it says it more than once and `occurrence` was not given.
+        WordUnknown: the text encoder has no token for it.
         WordTruncated: it does, but beyond the last token that is read.
     """
     if not word.strip():
@@ -86,6 +87,8 @@ def find_word(
             f"shorten the prompt or move the word forward"
         )
     pieces = tokenizer.convert_ids_to_tokens([encoded["input_ids"][position] for position in tokens])
+    if tokenizer.unk_token and all(piece == tokenizer.unk_token for piece in pieces):
+        raise WordUnknown(f"the text encoder does not know {match.group()!r}; take a more common word for the subject")
     return TargetWord(match.group(), match.start(), tokens, tuple(pieces))
 
 

@@ -195,3 +195,27 @@ class TestWords:
     def test_an_unknown_model_is_wrong_input(self, capsys):
         assert main(["words", "a dog", "--model", "stickres"]) == 2
         assert "Did you mean 'stickers'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--seed", str(2**64)), "--seed must be from"),
+        (("--seed", str(2**64 - 1), "--num-images", "2"), "--seed must be from"),
+        (("--guidance-scale", "nan"), "guidance_scale must be a number"),
+        (("--steps", "1001"), "num_inference_steps must be at most 1000"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_refused(run, tmp_path, extra, message):
+    code, said = run("--output", str(tmp_path / "new.png"), *extra)
+    assert code == 2
+    assert message in said.err
+    assert not (tmp_path / "new.png").exists()
+
+
+def test_a_folder_in_the_way_is_refused_even_if_files_may_be_replaced(run, tmp_path):
+    (tmp_path / "new-2.png").mkdir()
+    code, said = run("--output", str(tmp_path / "new.png"), "--num-images", "2", "--overwrite")
+    assert code == 2
+    assert "new-2.png is a folder" in said.err
+    assert not (tmp_path / "new-1.png").exists()

@@ -170,6 +170,16 @@ class TestRun:
             make_pictures(tiny.pipeline(), bench, Settings(count=COUNT, batch_size=2, num_inference_steps=2, guidance_scale=9),
                           folder, lambda *_: None)  # fmt: skip
 
+    def test_a_refused_run_does_not_claim_its_folder(self, tiny, bench, tmp_path):
+        with pytest.raises(InputError, match="num_inference_steps"):
+            make_pictures(
+                tiny.pipeline(), bench, Settings(count=COUNT, num_inference_steps=0), tmp_path, lambda *_: None
+            )
+        make_pictures(tiny.pipeline(), bench, Settings(count=COUNT, num_inference_steps=1), tmp_path, lambda *_: None)
+        (tmp_path / "run.json").unlink()
+        with pytest.raises(InputError, match=r"holds pictures, but no run\.json"):
+            make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
+
     def test_every_row_is_judged(self, bench, judges, folder):
         records = judge(bench, judges, folder)
         assert {record["row"] for record in records} == set(ROWS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 
 import diffusers
@@ -146,6 +147,17 @@ def test_eta_reaches_the_scheduler(run):
         ({"mask": torch.full((8, 8), -0.5)}, "mask must lie between 0 and 1, but spans -0.5 to -0.5"),
         ({"subject_word": "robot"}, "does not say 'robot'"),
         ({"subject_word": ""}, "subject_word is empty"),
+        ({"prompt": "a \N{ROBOT FACE} on the beach", "subject_word": "\N{ROBOT FACE}"}, "the text encoder does not know"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number from -1000 to 1000, but is nan"),
+        ({"subject_guidance_scale": float("inf")}, "subject_guidance_scale must be a number"),
+        ({"subject_scale": 1e30}, "subject_scale must be a number"),
+        ({"guidance_scale": "4"}, "guidance_scale must be a number .* but is '4'"),
+        ({"eta": float("nan")}, "eta must be a number"),
+        ({"num_inference_steps": 1001}, "num_inference_steps must be at most 1000, but is 1001"),
+        ({"mask": torch.full((8, 8), float("nan"))}, "mask must lie between 0 and 1, but spans nan"),
+        ({"mask": "circle"}, "mask must be a picture, a tensor, an array or the masks of a run, but is a str"),
+        ({"subject_image": None, "subject_word": None, "mask": torch.ones(8, 8)}, "mask was given without a subject"),
+        ({"subject_image": Image.fromarray(np.ones((4, 4), np.float32))}, r"levels \(mode F\) have no known scale"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_named(run, changes, message):
@@ -462,3 +474,33 @@ def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
     for scope in (0.1, 0.6):
         pipeline(PROMPT, subject, "dog", mask_scope=scope, generator=seeded(0))
     assert torch.equal(*seen)
+
+
+def test_the_masks_of_a_run_can_be_given_back(run):
+    first = run()
+    again = run(mask=first.masks)
+    assert torch.equal(again.masks.steps[0], first.masks.final)
+    assert torch.equal(run(mask=first.masks.final.numpy()).images, again.images)
+
+
+def test_a_reference_is_seen_as_viewers_show_it(subject):
+    turned = subject.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    lying = io.BytesIO()
+    turned.save(lying, "PNG", exif=exif)
+    assert np.array_equal(np.asarray(fit_reference(Image.open(lying), 32)), np.asarray(fit_reference(subject, 32)))
+    deep = Image.fromarray(np.asarray(subject.convert("L"), np.uint16) * 257)
+    assert deep.mode == "I;16"
+    difference = np.asarray(fit_reference(deep, 32), int) - np.asarray(fit_reference(subject.convert("L"), 32), int)
+    assert abs(difference).max() <= 1
+
+
+def test_a_model_without_a_vocabulary_is_refused(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="tokenizer holds no vocabulary"):
+        RealCustomPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(InputError, match=r"model_index\.json cannot be read"):
+        RealCustomPipeline.from_pretrained(tmp_path)

@@ -267,6 +267,9 @@ class TestOptions:
         settings = options(lr_warmup_steps=0, lr_decay_steps=0)
         assert {settings.learning_rate_at(step) for step in range(7)} == {1e-2}
 
+    def test_no_precision_may_be_written_as_yaml_reads_it(self):
+        assert options(mixed_precision=False).mixed_precision == "no"
+
     def test_phases_longer_than_the_run_are_refused(self):
         with pytest.raises(
             ValidationError,

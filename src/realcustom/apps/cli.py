@@ -26,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except InputError as error:
         return _complain(error, EXIT_WRONG_INPUT)
-    except RealCustomError as error:
+    except (RealCustomError, FloatingPointError) as error:
         return _complain(error, EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        return _complain(f'{error}; install what training needs with: pip install "realcustom[train]"', EXIT_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", EXIT_INTERRUPTED)
     return 0

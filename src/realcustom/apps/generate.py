@@ -50,6 +50,8 @@ def generate(options: argparse.Namespace) -> None:
     if options.num_images < 1:
         raise InputError(f"--num-images must be at least 1, but is {options.num_images}")
     seeds = [seed + number for number in range(options.num_images)]
+    if not -(2**63) <= seeds[0] <= seeds[-1] < 2**64:
+        raise InputError(f"--seed must be from -2^63 to 2^64 - 1 for every picture, but is {seed}")
     outputs = _output_paths(options, seeds)
     pipeline = _load(options)
     started = time.monotonic()
@@ -81,7 +83,7 @@ def generate(options: argparse.Namespace) -> None:
     if options.json:
         pictures = [{"image": str(path), "seed": value} for path, value in zip(outputs, seeds, strict=True)]
         about = {"pictures": pictures, "model": options.model, "seconds": seconds, "report": result.report.to_dict()}
-        print(json.dumps(about))
+        print(json.dumps(about, allow_nan=False))
     else:
         print(*(f"{path} (seed {value})" for path, value in zip(outputs, seeds, strict=True)), sep="\n")
 
@@ -137,7 +139,11 @@ def _output_paths(options: argparse.Namespace, seeds: Sequence[int]) -> list[Pat
         raise InputError(f"the folder {base.parent} for the output does not exist; make it first")
     paths = [base] if len(seeds) == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(len(seeds))]
     extra = (MASK_STEPS, MASK_OVER) if options.save_masks else ()
-    taken = [path for one in paths for path in (one, *(_beside(one, kind) for kind in extra)) if path.exists()]
+    wanted = [path for one in paths for path in (one, *(_beside(one, kind) for kind in extra))]
+    folders = [path for path in wanted if path.is_dir()]
+    if folders:
+        raise InputError(f"{folders[0]} is a folder; choose another --output")
+    taken = [path for path in wanted if os.path.lexists(path)]
     if taken and not options.overwrite:
         raise InputError(f"{taken[0]} exists; choose another --output, or --overwrite it")
     if not os.access(base.parent, os.W_OK):

@@ -8,8 +8,7 @@ from dataclasses import asdict
 import transformers
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.errors import InputError
-from realcustom.loading import resolve
+from realcustom.loading import require_tokenizer, resolve
 from realcustom.prompts import SpokenWord, cut_off, spoken_words
 
 
@@ -17,12 +16,11 @@ def words(prompt: str, model: str, *, as_json: bool) -> None:
     """Print the words of a prompt with their tokens, and what is cut off.
 
     Raises:
-        InputError: there is no such model, or it has no fast tokenizer.
+        InputError: there is no such model, or it has no tokenizer.
     """
     quiet_libraries()
     folder = resolve(model)
-    if not (folder / "tokenizer").is_dir():
-        raise InputError(f"the model {model} has no tokenizer")
+    require_tokenizer(folder / "tokenizer")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     found, lost = spoken_words(prompt, tokenizer), cut_off(prompt, tokenizer)
     if as_json:
@@ -38,5 +36,7 @@ def words(prompt: str, model: str, *, as_json: bool) -> None:
 def _meaning(word: SpokenWord) -> str:
     if not word.read:
         return "cannot carry a subject: it is cut off"
+    if set(word.pieces) == {"[UNK]"}:
+        return "cannot carry a subject: the text encoder does not know it"
     which = f"  --occurrence {word.occurrence}" if word.occurrences > 1 else ""
     return f"{' '.join(word.pieces)}{which}"

@@ -10,7 +10,7 @@ from PIL import ImageOps
 
 from realcustom.data.examples import Example
 from realcustom.errors import InputError
-from realcustom.pictures import read_picture
+from realcustom.pictures import as_seen, read_picture
 
 
 class FolderSource:
@@ -46,7 +46,9 @@ class FolderSource:
         return Example(picture, entry["text"], "", reference)
 
     def _picture(self, name: str) -> np.ndarray:
-        return np.asarray(ImageOps.fit(read_picture(self.folder / name).convert("RGB"), (self.side, self.side)))
+        return np.asarray(
+            ImageOps.fit(as_seen(read_picture(self.folder / name)).convert("RGB"), (self.side, self.side))
+        )
 
     def _entry(self, index: Path, number: int, line: str) -> dict[str, str]:
         try:

@@ -115,9 +115,13 @@ def make_pictures(
 def _claim(folder: Path, about: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
-    if path.exists() and json.loads(path.read_text()) != json.loads(text):
-        known = json.loads(path.read_text())
-        asked = json.loads(text)
+    known = json.loads(path.read_text()) if path.exists() else None
+    asked = json.loads(text)
+    if any(folder.rglob("*.png")) and known != asked:
+        if known is None:
+            raise InputError(
+                f"{folder} holds pictures, but no run.json that says how they were made; name another --output"
+            )
         other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
     path.write_text(text)

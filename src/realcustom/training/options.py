@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from realcustom.options import Options
 
@@ -32,6 +32,12 @@ class TrainingOptions(Options):
     validation_steps: PositiveInt = 1000
     checkpointing_steps: PositiveInt = 500
     checkpoints_total_limit: PositiveInt = 2
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: object) -> object:
+        """YAML reads the word `no` as false."""
+        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _phases_fit(self) -> TrainingOptions:
