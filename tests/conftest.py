@@ -30,7 +30,7 @@ if "OMP_NUM_THREADS" not in os.environ:
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a an the and dog cat cup robot toy bus pupp category ice cream on in at beach snow "
-    "red wooden thing owl ##s ##es ##y ##ies , ."
+    "red wooden thing owl animal food house orange ##s ##es ##y ##ies , ."
 )
 SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 

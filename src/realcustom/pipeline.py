@@ -148,6 +148,16 @@ class RealCustomPipeline(DiffusionPipeline):
     def _component_names(cls) -> list[str]:
         return ["vae", "text_encoder", "tokenizer", "unet", "scheduler", "adapter"]
 
+    @property
+    def num_timesteps(self) -> int:
+        """How many evaluations the call at hand makes of each branch; read by diffusers' callbacks."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call at hand is to stop after this step."""
+        return self._interrupt
+
     @torch.no_grad()
     def __call__(
         self,
@@ -278,6 +288,7 @@ class RealCustomPipeline(DiffusionPipeline):
 
         # 5. Timesteps and first latents
         self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self._num_timesteps = len(self.scheduler.timesteps)
         latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
         step_options = self.prepare_extra_step_kwargs(generator, eta)
 

@@ -62,3 +62,11 @@ def test_a_wrong_index_is_named_with_its_line(folder, content, message):
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no metadata\.jsonl"):
         FolderSource(tmp_path, seed=0, side=8)
+
+
+def test_references_can_have_a_size_of_their_own(folder):
+    example = FolderSource(folder, seed=0, side=8, reference_side=16)[0]
+    assert (example.picture.shape, example.reference.shape) == ((8, 8, 3), (16, 16, 3))
+    alike = FolderSource(folder, seed=0, side=8)[0]
+    assert example.caption == alike.caption
+    assert alike.reference.shape == (8, 8, 3)

@@ -23,15 +23,16 @@ class FolderSource:
         folder: holds `metadata.jsonl` and the pictures that it names.
         seed: another seed, another order.
         side: pictures are scaled and centrally cropped to squares of so many pixels.
+        reference_side: likewise for references; as the pictures if not given.
     """
 
-    def __init__(self, folder: Path, *, seed: int, side: int) -> None:
+    def __init__(self, folder: Path, *, seed: int, side: int, reference_side: int | None = None) -> None:
         index = folder / "metadata.jsonl"
         if not index.is_file():
             raise InputError(f"{folder} holds no metadata.jsonl with one line for each picture: file_name and text")
-        self.folder, self.seed, self.side = folder, seed, side
+        self.folder, self.seed, self.side, self.reference_side = folder, seed, side, reference_side or side
         self.entries = [
-            self._entry(index, number, line) for number, line in enumerate(index.read_text().splitlines(), 1)
+            self._entry(index, number, line) for number, line in enumerate(index.read_text("utf-8").splitlines(), 1)
         ]
         if not self.entries:
             raise InputError(f"{index} is empty")
@@ -41,14 +42,12 @@ class FolderSource:
         epoch, place = divmod(number, len(self.entries))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.entries))
         entry = self.entries[order[place]]
-        picture = self._picture(entry["file_name"])
-        reference = self._picture(entry["reference_file_name"]) if "reference_file_name" in entry else picture
+        picture = self._picture(entry["file_name"], self.side)
+        reference = self._picture(entry.get("reference_file_name", entry["file_name"]), self.reference_side)
         return Example(picture, entry["text"], "", reference)
 
-    def _picture(self, name: str) -> np.ndarray:
-        return np.asarray(
-            ImageOps.fit(as_seen(read_picture(self.folder / name)).convert("RGB"), (self.side, self.side))
-        )
+    def _picture(self, name: str, side: int) -> np.ndarray:
+        return np.asarray(ImageOps.fit(as_seen(read_picture(self.folder / name)).convert("RGB"), (side, side)))
 
     def _entry(self, index: Path, number: int, line: str) -> dict[str, str]:
         try:

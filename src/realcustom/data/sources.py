@@ -38,7 +38,9 @@ def open_source(data: DataOptions, split: Split, seed: int) -> ExampleSource:
         InputError: the folder does not hold what it should.
     """
     if data.source == "folder":
-        return FolderSource(data.folder / split, seed=seed, side=data.resolution)
+        return FolderSource(
+            data.folder / split, seed=seed, side=data.resolution, reference_side=data.reference_resolution
+        )
     store = DrawingStore.load(data.folder).where(lambda drawing: drawing.split == split)
     return SceneSource(
         store, data.scenes, seed=seed, side=data.resolution, reference=data.reference,
