@@ -6,6 +6,7 @@ with it (`JointObjective`), half of its batches without any reference, before it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -119,7 +120,7 @@ def predict(
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
-class _ReferenceObjective(Generic[Trained]):
+class _ReferenceObjective(ABC, Generic[Trained]):
     """Mean squared error of a base's prediction with the subject's visual attention added (RC 1, 4-10)."""
 
     model: Trained
@@ -189,13 +190,13 @@ class _ReferenceObjective(Generic[Trained]):
         frames = frames.to(features)
         return Reference(features, place_tokens(side, frames[:, 1], frames[:, 0]), token_ratio)
 
+    @abstractmethod
     def predict(self, model: Trained, noisy: NoisyBatch, text: TextStates, reference: Reference | None) -> Tensor:
         """Return the prediction of `model`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pipeline(self, model: Trained) -> RealCustomPipeline:
         """Return the pipeline with the weights of `model`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
