@@ -469,7 +469,7 @@ class RealCustomPipeline(DiffusionPipeline):
             acting = self.adapter.act(
                 call.tokens, call.keys_values, text, noisy, alpha,
                 token_ratio=call.token_ratio, mask=mask.to(noisy), scale=call.scale,
-                positions=_place(framing.to(noisy), call.tokens.shape[1]),
+                positions=_place(framing.to(noisy), call.tokens.shape[1]) if self.adapter.log_precisions else None,
             )  # fmt: skip
             tap.subjects, tap.strengths = (acting,), {}
             from_both = self._predict(noisy, timestep, text)

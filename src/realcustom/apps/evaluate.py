@@ -16,7 +16,7 @@ from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import Settings, describe_run, fingerprint, judge, make_pictures, summarise
+from realcustom.evaluation.run import Settings, fingerprint, judge, make_pictures, summarise
 from realcustom.loading import load_strictly
 from realcustom.pipeline import RealCustomPipeline
 
@@ -51,10 +51,9 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     bench = StickerBench(store, options.split, options.count, side)
-    make_pictures(pipeline, bench, settings, options.output, _say)
+    about = make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
-    about = {**describe_run(pipeline, bench, settings), "judges": fingerprint(judges)}
-    report = summarise(records, bench, {**about, "diffusers": diffusers.__version__})
+    report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     write_report(report, records, bench, options.output)
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))

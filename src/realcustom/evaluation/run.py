@@ -55,14 +55,14 @@ class Settings:
 
     def arguments(self) -> dict[str, Any]:
         """Return what every call of the pipeline is given."""
-        guidance = {"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps}
-        return {name: value for name, value in guidance.items() if value is not None}
+        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps}
 
     def subject_arguments(self) -> dict[str, Any]:
         """Return what calls with a subject are given beside."""
-        more = {"subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope}
-        given = {name: value for name, value in more.items() if value is not None}
-        return {**given, "token_ratio": self.token_ratio, "occurrence": 1}
+        return {
+            "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
+            "token_ratio": self.token_ratio, "occurrence": 1,
+        }  # fmt: skip
 
 
 def fingerprint(*parts: nn.Module | None) -> str:
@@ -95,13 +95,14 @@ def make_pictures(
     settings: Settings,
     folder: Path,
     progress: Callable[[str, int, int], None],
-) -> None:
-    """Make every picture of the work list that is not in `folder` yet.
+) -> dict[str, Any]:
+    """Make every picture of the work list that is not in `folder` yet; return what describes the run.
 
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    _claim(folder, describe_run(pipeline, bench, settings))
+    about = describe_run(pipeline, bench, settings)
+    _claim(folder, about)
     for row in MADE:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = bench.text_items() if row == "text" else bench.items
@@ -110,6 +111,7 @@ def make_pictures(
             progress(row, len(work) - len(missing) + start, len(work))
             _make_batch(pipeline, bench, row, missing[start : start + settings.batch_size], settings, folder)
         progress(row, len(work), len(work))
+    return about
 
 
 def _claim(folder: Path, about: Mapping[str, Any]) -> None:
