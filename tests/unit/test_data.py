@@ -11,7 +11,17 @@ from realcustom.data.examples import Example, collate, to_pixels
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.captions import with_article
 from realcustom.data.stickers.drawings import SPLITS, Drawing, DrawingStore, dominant_hue, icon_sets, vocabulary
-from realcustom.data.stickers.scenes import HUES, Pose, SceneOptions, SceneSource, place_drawing, shift_hue
+from realcustom.data.stickers.scenes import (
+    HUES,
+    Fit,
+    Pose,
+    SceneOptions,
+    SceneSource,
+    ink_box,
+    place_drawing,
+    shift_hue,
+    worn_pose,
+)
 from realcustom.errors import InputError
 from realcustom.prompts import find_word
 
@@ -267,6 +277,69 @@ class TestScenes:
         for number in range(150):
             scene = only.scene(number)
             find_word(scene.caption, scene.word, tokenizer)
+
+
+class TestExtras:
+    @pytest.fixture(scope="class")
+    def dressed(self, store):
+        """The three drawings, and a black block in the middle of its square that is a top hat."""
+        hat = Image.new("RGBA", (128, 128))
+        ImageDraw.Draw(hat).rectangle((32, 48, 95, 79), fill=(0, 0, 0, 255))
+        drawings = [*DRAWINGS, Drawing("top hat", "object", "noto", "top-hat", "train", common=False, held_out=False)]
+        return DrawingStore(drawings, np.stack([*store.pixels, np.asarray(hat)]), np.append(store.hues, np.nan))
+
+    def test_a_hat_stands_on_the_head_whole_and_the_reference_has_none(self, dressed):
+        scenes = source(dressed, reference="other", worn_share=1.0, hue_share=0.0, colour_share=0.0)
+        worn = [example for example in (scenes[number] for number in range(60)) if "worn" in example.facts]
+        assert {example.facts["worn"] for example in worn} == {"top hat"}
+        for example in worn:
+            assert " wearing a top hat" in example.caption
+            plain = scenes.scene(0).picture.shape
+            black = (example.picture.astype(int).sum(axis=2) < 20) & (example.region < 0.5)
+            rows, columns = np.flatnonzero(black.any(axis=1)), np.flatnonzero((example.region > 0.5).any(axis=0))
+            assert example.picture.shape == plain
+            if example.facts["place"] in ("black", "night", "space"):
+                continue
+            y, x, size = example.frames[0]
+            assert rows.size
+            assert rows[0] / 48 < y - 0.2 * size
+            assert columns[0] / 48 < x + 0.5 * size
+
+    @pytest.mark.parametrize("mirrored", [False, True])
+    @pytest.mark.parametrize("angle", [0.0, 30.0])
+    def test_what_is_worn_turns_with_its_wearer(self, angle, mirrored):
+        wearer = Pose(0.5, 0.5, 0.4, angle, mirrored=mirrored)
+        fit = Fit(width=0.5, height=0.0, part=1.0)
+        found = worn_pose(wearer, (0.5, 0.0, 1.0, 1.0), (0.25, 0.25, 0.75, 0.75), fit)
+        # half of the wearer's half; its lower edge, .25 below its middle, on the wearer's top, right of the middle by .25
+        across, down = (-0.25 if mirrored else 0.25), -0.5 - 0.5 * 0.25
+        turn = np.deg2rad(angle)
+        assert found.size == pytest.approx(0.4 * 0.5)
+        assert found.x == pytest.approx(0.5 + 0.4 * (across * np.cos(turn) + down * np.sin(turn)))
+        assert found.y == pytest.approx(0.5 + 0.4 * (down * np.cos(turn) - across * np.sin(turn)))
+        assert (found.angle, found.mirrored) == (angle, mirrored)
+
+    def test_a_second_thing_is_said_and_seen(self, store):
+        scenes = source(store, beside_share=1.0, common_share=0.0, colour_share=0.0, kind_share=0.0, thing_share=0.0)
+        said = [scenes[number] for number in range(60)]
+        beside = [example for example in said if "beside" in example.facts]
+        assert all("robot" in example.caption.split() for example in beside)
+        assert {example.facts["noun"] for example in beside} == {"ice cream", "owl"}
+        red = [(np.abs(example.picture.astype(int) - (220, 20, 20)).max(axis=2) < 12).sum() for example in beside]
+        assert min(red) > 20
+
+    def test_shares_are_kept_and_without_them_nothing_changes(self, dressed):
+        scenes = source(dressed, worn_share=0.3, beside_share=0.2)
+        facts = [scenes[number].facts for number in range(400)]
+        assert 0.2 < sum("worn" in one for one in facts) / 400 < 0.35
+        assert 0.08 < sum("beside" in one for one in facts) / 400 < 0.25
+
+    def test_ink_is_what_is_more_solid_than_transparent(self):
+        rgba = np.zeros((8, 8, 4), np.uint8)
+        assert ink_box(rgba) == (0, 0, 1, 1)
+        rgba[2:4, 1:7, 3] = 200
+        rgba[0, 0, 3] = 100
+        assert ink_box(rgba) == (1 / 8, 2 / 8, 7 / 8, 4 / 8)
 
 
 class TestPlacing:

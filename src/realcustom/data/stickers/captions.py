@@ -58,6 +58,17 @@ def with_article(words: str) -> str:
     return f"an {words}" if vowel else f"a {words}"
 
 
-def caption(thing: str, where: str, rng: np.random.Generator) -> str:
-    """Return one of several sentences that say that `thing` ("robot", "purple robot") is `where` ("on the beach")."""
-    return str(rng.choice(_TEMPLATES)).format(thing=with_article(thing), where=where)
+def caption(thing: str, where: str, rng: np.random.Generator, *, worn: str = "", beside: str = "") -> str:
+    """Return one of several sentences that say that `thing` ("robot", "purple robot") is `where` ("on the beach").
+
+    Args:
+        thing: without its article, like the next ones.
+        where: with its preposition.
+        rng: chooses the sentence.
+        worn: what the thing wears, if anything.
+        beside: what else is there, if anything.
+    """
+    said = with_article(thing)
+    said += f" wearing {with_article(worn)}" if worn else ""
+    said += f" {rng.choice(('and', 'next to'))} {with_article(beside)}" if beside else ""
+    return str(rng.choice(_TEMPLATES)).format(thing=said, where=where)

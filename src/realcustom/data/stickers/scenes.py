@@ -6,7 +6,7 @@ where it stopped, and two methods can be compared on the very same pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,9 @@ HUES: dict[str, float] = {
 
 Reference = Literal["self", "other", "drawing"]
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as shares of a drawing's side."""
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -54,6 +57,27 @@ class Pose:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How a drawing is worn by another."""
+
+    width: float
+    """Its width, as a share of the wearer's."""
+    height: float
+    """Where it is, from the wearer's top downward, as a share of the wearer's height."""
+    part: float
+    """Which part of it is there, from its own top downward: 0.5 its middle, 1 its lower edge."""
+
+
+WORN = {
+    "top hat": Fit(0.6, 0.08, 1.0),
+    "crown": Fit(0.55, 0.08, 1.0),
+    "sunglasses": Fit(0.7, 0.33, 0.5),
+    "glasses": Fit(0.7, 0.33, 0.5),
+}
+"""What things can wear, and how."""
+
+
+@dataclass(frozen=True)
 class Scene:
     """One picture with everything that is known about it."""
 
@@ -72,6 +96,10 @@ class Scene:
     """The colour that the caption says of the thing; empty if it says none."""
     hue: float
     """How far the drawing's hue was turned, in degrees."""
+    worn: str
+    """What the thing wears; empty if nothing."""
+    beside: str
+    """What else is in the picture; empty if nothing."""
 
 
 class SceneOptions(Options):
@@ -95,6 +123,10 @@ class SceneOptions(Options):
     """Share of scenes whose thing is recoloured and whose caption says so ("a purple robot")."""
     hue_share: float = 0.0
     """Share of scenes whose thing is recoloured while the caption does not say so."""
+    worn_share: float = 0.0
+    """Share of scenes whose thing wears a hat, a crown or glasses, as the caption says; the reference never does."""
+    beside_share: float = 0.0
+    """Share of scenes with a second, well-known thing beside the first, as the caption says."""
     backgrounds: int = 48
     """How many pictures of each place are painted when the source starts."""
 
@@ -139,6 +171,44 @@ def place_drawing(canvas: np.ndarray, rgba: np.ndarray, pose: Pose) -> tuple[np.
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8), region
 
 
+def ink_box(rgba: np.ndarray) -> Box:
+    """Return the part of a drawing `[k, k, 4]` that is more solid than transparent; all of it if nothing is."""
+    solid = rgba[..., 3] > 127
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    if not len(rows):
+        return 0.0, 0.0, 1.0, 1.0
+    height, width = solid.shape
+    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+
+
+def worn_pose(wearer: Pose, wearer_box: Box, worn_box: Box, fit: Fit) -> Pose:
+    """Return how a worn drawing lies in the picture: fitted to the wearer, turned and mirrored with it."""
+    left, top, right, bottom = wearer_box
+    worn_left, worn_top, worn_right, worn_bottom = worn_box
+    scale = fit.width * (right - left) / (worn_right - worn_left)
+    # The point of the worn drawing that meets the wearer, from the worn drawing's middle; then both from the wearer's middle.
+    meets = (worn_left + worn_right) / 2 - 0.5, worn_top + fit.part * (worn_bottom - worn_top) - 0.5
+    across = (left + right) / 2 - 0.5 - scale * meets[0]
+    down = top + fit.height * (bottom - top) - 0.5 - scale * meets[1]
+    across = -across if wearer.mirrored else across
+    angle = np.deg2rad(wearer.angle)
+    return Pose(
+        x=float(wearer.x + wearer.size * (across * np.cos(angle) + down * np.sin(angle))),
+        y=float(wearer.y + wearer.size * (down * np.cos(angle) - across * np.sin(angle))),
+        size=wearer.size * scale,
+        angle=wearer.angle,
+        mirrored=wearer.mirrored,
+    )
+
+
+def with_headroom(wearer: Pose, wearer_box: Box, worn_box: Box, fit: Fit) -> tuple[Pose, Pose]:
+    """Return the wearer's pose and the worn drawing's, both smaller and lower if the latter would leave the picture above."""
+    smaller = replace(wearer, size=min(wearer.size, 0.65))
+    on_it = worn_pose(smaller, wearer_box, worn_box, fit)
+    missing = max(0.0, 0.5 * on_it.size - on_it.y)
+    return replace(smaller, y=smaller.y + missing), replace(on_it, y=on_it.y + missing)
+
+
 BARE = Pose(0.5, 0.5, 1.0, 0.0, mirrored=False)
 
 
@@ -173,6 +243,7 @@ class SceneSource:
         self.reference_side = reference_side or side
         self.store, self.options, self.seed, self.reference = store, options, seed, reference
         self._common = np.array([row for row, drawing in enumerate(store.drawings) if drawing.common], int)
+        self._worn = [row for row, drawing in enumerate(store.drawings) if drawing.noun in WORN]
         self.side, painted = side, max(side, self.reference_side)
         painter = np.random.default_rng([seed, 0])
         self._backgrounds = {
@@ -186,6 +257,7 @@ class SceneSource:
         rng = np.random.default_rng([self.seed, 1, number])
         scene, subject = self._compose(rng)
         facts = {"place": scene.place, "colour": scene.colour, "hue": f"{scene.hue:.0f}"}
+        facts |= {name: value for name, value in (("worn", scene.worn), ("beside", scene.beside)) if value}
         facts |= {"noun": self.store.drawings[scene.drawing].noun, "style": self.store.drawings[scene.drawing].style}
         shown, frame = scene.picture, scene.pose.frame
         if self.reference == "other":
@@ -260,7 +332,44 @@ class SceneSource:
             subject = subject if said else rgba
         place, phrases = self._said_place(rng, word)
         pose = self._pose(rng)
-        picture, region = place_drawing(self._background(rng, place, self.side), rgba, pose)
+        worn, beside = self._extras(rng, {*word.split(), *drawing.noun.split()})
+        canvas = self._background(rng, place, self.side)
+        if beside is not None:
+            canvas = place_drawing(canvas, self.store.pixels[beside], self._beside(rng, pose))[0]
+        if worn is None:
+            picture, region = place_drawing(canvas, rgba, pose)
+        else:
+            fit, item = WORN[self.store.drawings[worn].noun], self.store.pixels[worn]
+            pose, on_it = with_headroom(pose, ink_box(rgba), ink_box(item), fit)
+            bare_picture, region = place_drawing(canvas, rgba, pose)
+            picture, covered = place_drawing(bare_picture, item, on_it)
+            region = region * (1 - covered)
         where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
-        said_so = caption(thing, where, rng)
-        return Scene(picture, region, said_so, word, place.name, pose, row, colour, turn), subject
+        extras = {
+            name: "" if other is None else self.store.drawings[other].noun
+            for name, other in (("worn", worn), ("beside", beside))
+        }
+        said_so = caption(thing, where, rng, **extras)
+        return Scene(picture, region, said_so, word, place.name, pose, row, colour, turn, **extras), subject
+
+    def _extras(self, rng: np.random.Generator, names: set[str]) -> tuple[int | None, int | None]:
+        """Return the rows of what the thing wears and of what is beside it, whose nouns say none of its names."""
+        options = self.options
+        if not options.worn_share + options.beside_share:
+            return None, None
+        chosen = rng.random()
+        if chosen < options.worn_share:
+            rows = [row for row in self._worn if names.isdisjoint(self.store.drawings[row].noun.split())]
+            return (int(rng.choice(rows)) if rows else None), None
+        if chosen < options.worn_share + options.beside_share:
+            rows = [row for row in self._common if names.isdisjoint(self.store.drawings[row].noun.split())]
+            return None, (int(rng.choice(rows)) if rows else None)
+        return None, None
+
+    def _beside(self, rng: np.random.Generator, pose: Pose) -> Pose:
+        """Return where a smaller thing stands beside one, on the side where there is more room."""
+        size = pose.size * rng.uniform(0.45, 0.65)
+        away = 0.45 * (pose.size + size)
+        x = pose.x - away if pose.x > 0.5 else pose.x + away
+        x = float(np.clip(x, 0.4 * size, 1 - 0.4 * size))
+        return Pose(x, pose.y + (pose.size - size) / 2, size, rng.normal(0, 4), rng.random() < 0.5)
