@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from realcustom.attention import Subject, cross_attention_layers
@@ -128,7 +128,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         *,
         token_ratio: float,
         mask: Float[Tensor, "b h w"] | None = None,
-        scale: float = 1.0,
+        scale: Float[Tensor, " b"] | None = None,
+        present: Bool[Tensor, "b i"] | None = None,
         positions: Float[Tensor, "b i 2"] | None = None,
     ) -> Subject:
         """Score the subject's tokens for one step and return what the UNet's layers attend to (RC 5-10, 12).
@@ -141,16 +142,18 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             alpha: a_t of each sample.
             token_ratio: gamma_num, the share of the tokens to keep, in (0, 1].
             mask: M_hat on the latent's grid; everywhere if not given.
-            scale: multiplies the subject's contribution; 1 is the paper's.
+            scale: multiplies each sample's contribution; 1 is the paper's.
+            present: which tokens show the picture of the subject and not its padding; all if not given.
             positions: where the tokens lie in the new picture; only used by an adapter that places them.
         """
-        scores = self.scoring(text.states, latents, tokens, alpha, text_keep=text.keep, mask=mask)
+        scores = self.scoring(text.states, latents, tokens, alpha, text_keep=text.keep, image_keep=present, mask=mask)
         return Subject(
             keys_values=keys_values,
             weights=1 + self.config["score_gain"] * scores,
             kept=strongest_tokens(scores.detach(), token_ratio=token_ratio),
             mask=mask,
             scale=scale,
+            present=present,
             positions=positions,
             precisions=(
                 {name: self.log_precisions[_key(name)].exp() for name in self.config["layers"]}

@@ -33,7 +33,10 @@ class Subject:
     """`[b, k]`, the tokens that take part (RC 10)."""
     mask: Tensor | None = None
     """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
-    scale: float = 1.0
+    scale: Tensor | None = None
+    """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
+    present: Tensor | None = None
+    """`[b, s]`, True for the tokens that may take part, False for padding of the reference; all of them if None."""
     positions: Tensor | None = None
     """`[b, s, 2]`, where the tokens lie in the new picture; nowhere in particular if None."""
     precisions: Mapping[str, Tensor] | None = None
@@ -46,19 +49,27 @@ class Subject:
         keys, values = self.keys_values[name]
         if self.weights is not None:
             keys, values = keys * self.weights[..., None], values * self.weights[..., None]
-        if self.kept is not None:
-            rows = self.kept[..., None].expand(-1, -1, keys.shape[-1])
-            keys, values = keys.gather(1, rows), values.gather(1, rows)
-        return keys, values
+        return self._kept(keys), self._kept(values)
 
-    def nearness(self, name: str, grid: tuple[int, int]) -> Tensor | None:
-        """Return what nearness adds to the logits `[b, n, q, k]` of layer `name`; None if tokens have no place."""
-        if self.positions is None or self.precisions is None:
-            return None
-        positions = self.positions
-        if self.kept is not None:
-            positions = positions.gather(1, self.kept[..., None].expand(-1, -1, 2))
-        return nearness(positions, grid, self.precisions[name])
+    def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
+        """Return what is added to the logits of layer `name`, as `[b, n, q, k]` broadcasts; None if that is nothing.
+
+        Near tokens are preferred where tokens have places, and padding is never attended to.
+        """
+        bias = None
+        if self.positions is not None and self.precisions is not None:
+            bias = nearness(self._kept(self.positions), grid, self.precisions[name])
+        if self.present is not None:
+            absent = rearrange(~self._kept(self.present), "b k -> b 1 1 k")
+            bias = torch.where(absent, -torch.inf, torch.zeros((), device=absent.device) if bias is None else bias)
+        return bias
+
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """Return those of `[b, s, ...]` that take part."""
+        if self.kept is None:
+            return tokens
+        rows = self.kept if tokens.ndim == 2 else self.kept[..., None].expand(-1, -1, tokens.shape[2])
+        return tokens.gather(1, rows)
 
 
 @dataclass
@@ -76,7 +87,7 @@ class AttentionTap:
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
     strengths: dict[str, tuple[Tensor, Tensor]] | None = None
-    """Recorded for each layer if not None: root mean square of the subjects' and of the text's contribution."""
+    """Recorded for each layer if not None: root mean square of the subjects' and of the text's contribution, each `[b]`."""
     text_cache: dict[str, list[tuple[Tensor, Tensor, Tensor]]] | None = None
     """If not None: the prompt's keys and values for each layer, so that they are computed once a prompt."""
 
@@ -178,13 +189,13 @@ class SubjectAttnProcessor:
             query = _split_heads(subject.to_q[self.name](cells), query.shape[1])
         key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
         grid = self.tap.grid(query.shape[2])
-        near = subject.nearness(self.name, grid)
-        near = None if near is None else near.to(query.dtype)
-        visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=near))
+        bias = subject.bias(self.name, grid)
+        bias = None if bias is None else bias.to(query.dtype)
+        visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
         if subject.mask is not None:
             mask = resize_mask(subject.mask, grid)
             visual = visual * rearrange(mask, "b h w -> b (h w) 1").to(visual.dtype)
-        return subject.scale * visual
+        return visual if subject.scale is None else rearrange(subject.scale, "b -> b 1 1").to(visual.dtype) * visual
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -196,7 +207,7 @@ def _join_heads(tensor: Tensor) -> Tensor:
 
 
 def _root_mean_square(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().square().mean().sqrt()
+    return tensor.detach().float().square().mean(dim=(1, 2)).sqrt()
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:

@@ -14,6 +14,14 @@ class InputError(RealCustomError, ValueError):
     """A value given by the caller cannot be used."""
 
 
+class NotANumber(RealCustomError, FloatingPointError):
+    """A computation left the range of its numbers."""
+
+
+class CheckFailed(RealCustomError):
+    """What was to be checked is not as it must be; in what, has been told."""
+
+
 class WordNotFound(InputError):
     """The prompt does not say the subject's word."""
 

@@ -19,6 +19,10 @@ from realcustom.errors import InputError
 Normalization = Literal["max", "min_max", "min_max_per_layer", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
+MaskMode = Literal["replace", "intersect", "union"]
+"""How a given mask and the word's go together."""
+MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
+
 _EPSILON = 1e-6
 """Keeps an all-zero map finite; the authors add the same number, so a peak is a little below 1."""
 
@@ -93,6 +97,13 @@ def influence_threshold(
     """
     bound = 1 - mask_scope
     return (relevance > bound).to(relevance) if binary else relevance * (relevance >= bound)
+
+
+def combine(found: Float[Tensor, "b h w"], given: Float[Tensor, "b h w"], mode: MaskMode) -> Float[Tensor, "b h w"]:
+    """Return the mask of a word and one that somebody gave as one: the given, the smaller or the larger in each cell."""
+    if mode == "replace":
+        return given
+    return torch.minimum(found, given) if mode == "intersect" else torch.maximum(found, given)
 
 
 def coverage(mask: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:

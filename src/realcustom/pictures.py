@@ -2,68 +2,207 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import logging
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from realcustom.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 2**26
+"""The most pixels of a picture that is read, 8192 x 8192: as many as a camera of 64 megapixels makes. What has more is
+refused by its header, before any of it takes memory."""
+
+_DRAWN = "is drawn in lines and areas, not in pixels; rasterise it first, for example to a PNG"
+
 
 def read_picture(path: Path) -> Image.Image:
-    """Return a picture file, decoded.
+    """Return a picture file, decoded; of one that holds several pictures the first, which is logged.
 
     Raises:
-        InputError: there is no such file, or it is no whole picture.
+        InputError: there is no such file, it may not be read, it is no whole picture, or it has more than `MAX_PIXELS`.
     """
     try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise InputError(f"there is no picture {path}") from None
-    except Exception as error:  # a decoder of foreign bytes may raise anything
-        raise InputError(f"{path} cannot be read as a picture: {error}") from error
-    return picture
+        with path.open("rb") as stream:
+            return _decoded(stream, path)
+    except InputError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no picture {_named(path)}") from None
+    except IsADirectoryError:
+        raise InputError(f"{_named(path)} cannot be read as a picture: it is a folder") from None
+    except (OSError, ValueError) as error:  # no right to read it, or a name that no file can have
+        raise InputError(f"{_named(path)} cannot be read as a picture: {_in_one_line(error)}") from error
 
 
 def as_seen(picture: Image.Image) -> Image.Image:
-    """Return a picture as viewers show it: upright, and with 8 bits a channel.
+    """Return a picture as viewers show it: upright, and grey (L), RGB or RGBA with 8 bits a channel.
 
     Raises:
-        InputError: it is not whole, or its levels have no known scale.
+        InputError: it is not whole, has more than `MAX_PIXELS`, or its levels have no known scale.
+    """
+    _refuse_huge("the picture", picture.width * picture.height)
+    with _silent():
+        try:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+        except Exception as error:  # a decoder of foreign bytes may raise anything, and this one may not have run yet
+            raise InputError(f"the picture cannot be read: {_in_one_line(error)}") from error
+        if 0 in upright.size:
+            raise InputError(f"the picture is empty: {upright.width} x {upright.height} pixels")
+        if upright.mode.startswith("I;16"):
+            return Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
+        if upright.mode in ("I", "F"):
+            raise InputError(
+                f"the picture's levels (mode {upright.mode}) have no known scale; save it with 8 bits a channel"
+            )
+        try:
+            return upright.convert(_shown_mode(upright))
+        except Exception as error:  # what a file says of its palette or its transparency need not fit its pixels
+            raise InputError(f"the picture cannot be read: {_in_one_line(error)}") from error
+
+
+def _shown_mode(picture: Image.Image) -> str:
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        return "RGBA"
+    return "L" if picture.mode in ("1", "L") else "RGB"
+
+
+def _decoded(stream: BinaryIO, path: Path) -> Image.Image:
+    with _silent():
+        try:
+            picture = Image.open(stream)
+            _refuse_huge(_named(path), picture.width * picture.height)
+            if picture.format in ("EPS", "WMF"):  # Pillow would have another program draw them
+                raise InputError(f"{_named(path)} cannot be read as a picture: it {_DRAWN}")
+            picture.load()
+        except InputError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_many(_named(path), next(iter(re.findall(r"\d+", str(error))), "too many")) from error
+        except UnidentifiedImageError as error:
+            raise InputError(f"{_named(path)} cannot be read as a picture: it {_nature(stream)}") from error
+        except Exception as error:  # a decoder of foreign bytes may raise anything
+            raise InputError(f"{_named(path)} cannot be read as a picture: {_in_one_line(error)}") from error
+        first = picture.copy() if picture.format == "GIF" else picture  # looking for a second one loses the first
+        if picture.format != "MPO" and _holds_several(picture):  # a telephone's MPO holds one, and how deep it is
+            logger.warning("%s holds more than one picture; its first one is taken", _named(path))
+    return first
+
+
+def _holds_several(picture: Image.Image) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception:  # the first one is whole, whatever comes after it
+        return False
+
+
+def _refuse_huge(name: str, pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise _too_many(name, pixels)
+
+
+def _too_many(name: str, pixels: int | str) -> InputError:
+    return InputError(f"{name} has {pixels} pixels; at most {MAX_PIXELS} are read, so make it smaller first")
+
+
+def _nature(stream: BinaryIO) -> str:
+    """Return what a file is that is no picture, going by how it begins: "is a zip archive"."""
+    try:
+        stream.seek(0)
+        head = stream.read(4096)
+    except OSError:
+        return "is none of the known kinds"
+    text = _as_text(head)
+    natures = {
+        "is empty": not head,
+        _DRAWN: text is not None and "<svg" in text.lower(),
+        "is a document; save its picture as a PNG": head.startswith(b"%PDF"),
+        "is of the kind HEIC or AVIF and cannot be decoded here; save it as PNG or JPEG": head[4:8] == b"ftyp",
+        "is a zip archive": head.startswith(b"PK\x03\x04"),
+        "is a pickle": head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"),
+        "is a safetensors file": head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**27,
+        "is text": text is not None,
+    }
+    return next((nature for nature, true in natures.items() if true), "is none of the known kinds")
+
+
+def _as_text(head: bytes) -> str | None:
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return None
+    return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
+
+
+def _named(path: Path) -> str:
+    """Return a path as a message can show it: in one line, and without what a terminal would obey."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def _in_one_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Pillow's warnings to itself, and make errors of those about too large pictures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Check that a PNG can be written under this name without harm to what is there.
+
+    Raises:
+        InputError: it does not end in .png, its folder is not there or cannot be written to, it is a folder, or it exists
+            and may not be overwritten.
     """
     try:
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-    except Exception as error:  # as above: it may have been opened and not yet decoded
-        raise InputError(f"the picture cannot be read: {error}") from error
-    if 0 in upright.size:
-        raise InputError(f"the picture is empty: {upright.width} x {upright.height} pixels")
-    if upright.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
-    if upright.mode in ("I", "F"):
-        raise InputError(
-            f"the picture's levels (mode {upright.mode}) have no known scale; save it with 8 bits a channel"
-        )
-    return upright
+        if path.suffix.lower() != ".png":
+            raise InputError(f"the output must end in .png, but is {_named(path)}")
+        if not path.parent.is_dir():
+            raise InputError(f"the folder {_named(path.parent)} for the output does not exist; make it first")
+        if path.is_dir():
+            raise InputError(f"{_named(path)} is a folder; choose another name")
+        if os.path.lexists(path) and not overwrite:
+            raise InputError(f"{_named(path)} exists; choose another name, or --overwrite it")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"the folder {_named(path.parent)} cannot be written to")
+    except OSError as error:  # a name that no file system takes
+        raise InputError(f"{_named(path)} cannot be written: {_in_one_line(error)}") from error
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that appears under its name only when it is whole.
+def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None) -> None:
+    """Write a PNG, with texts in it if there are any, that appears under its name only when it is whole.
 
     Raises:
         InputError: the file cannot be written.
+        OSError: the disk is full or broken.
     """
     draft = None
     try:
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
         with os.fdopen(handle, "wb") as stream:
-            picture.save(stream, "PNG")
+            picture.save(stream, "PNG", pnginfo=texts)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(draft, 0o666 & ~umask)
@@ -71,8 +210,9 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     except BaseException as error:
         if draft is not None:
             Path(draft).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        if isinstance(error, (OSError, ValueError)) and not full:  # a full disk is no wrong input
+            raise InputError(f"{_named(path)} cannot be written: {_in_one_line(error)}") from error
         raise
 
 
@@ -90,6 +230,56 @@ def sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.
     for place, picture in enumerate(pictures):
         whole.paste(picture, (place % columns * (width + gap), place // columns * (height + gap)))
     return whole
+
+
+def labelled_grid(
+    pictures: Sequence[Image.Image], columns: Sequence[str], rows: Sequence[str], gap: int = 4
+) -> Image.Image:
+    """Return one picture that shows all in a grid, row by row, with a label above each column and before each row.
+
+    Args:
+        pictures: as many as there are places; every cell has the size of the largest.
+        columns: labels, empty ones take no room if all are.
+        rows: likewise.
+        gap: pixels between the cells.
+    """
+    width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
+    font = ImageFont.load_default(max(10, height // 10))
+    line = int(1.3 * font.getbbox("Ag")[3])
+    names = [_wrapped(label, 2 * width, font) for label in rows]
+    above = max(label.count("\n") + 1 for label in (_wrapped(label, width, font) for label in columns)) * line
+    top = above + gap if any(columns) else 0
+    left = max(int(font.getlength(part)) for label in names for part in label.split("\n")) + 2 * gap if any(rows) else 0
+    whole = Image.new(
+        "RGB", (left + len(columns) * (width + gap) - gap, top + len(rows) * (height + gap) - gap), "white"
+    )
+    draw = ImageDraw.Draw(whole)
+    for column, label in enumerate(columns):
+        draw.multiline_text((left + column * (width + gap), 0), _wrapped(label, width, font), "black", font)
+    for row, label in enumerate(names):
+        draw.multiline_text((gap, top + row * (height + gap)), label, "black", font)
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, len(columns))
+        whole.paste(picture, (left + column * (width + gap), top + row * (height + gap)))
+    return whole
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return a text with line breaks between words, so that its lines are not wider than `width` if that can be."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+def mask_picture(mask: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Return a mask `[h, w]` in [0, 1] as a grey picture of `size`, each cell a plain rectangle: to edit and give back."""
+    levels = (mask.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return Image.fromarray(levels).resize(size, Image.Resampling.NEAREST)
 
 
 def mask_over(picture: Image.Image, mask: Tensor) -> Image.Image:

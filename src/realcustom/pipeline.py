@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
@@ -26,13 +27,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter, alpha_at
 from realcustom.attention import AttentionTap, attached, cross_attention_layers
-from realcustom.errors import InputError
+from realcustom.errors import InputError, NotANumber
 from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
 from realcustom.loading import load_components, resolve
-from realcustom.masks import NORMALIZATIONS, Normalization, aggregate, coverage, influence_scope, resize_mask
+from realcustom.masks import (
+    MASK_MODES,
+    NORMALIZATIONS,
+    MaskMode,
+    Normalization,
+    aggregate,
+    combine,
+    coverage,
+    influence_scope,
+    resize_mask,
+)
 from realcustom.pictures import as_seen
-from realcustom.placement import FRAME_SCOPE, PORTRAIT, frame_of, place_tokens
+from realcustom.placement import FRAME_SCOPE, frame_of, place_tokens
+from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
@@ -42,27 +54,59 @@ logger = logging.getLogger(__name__)
 StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[str, Any]]
 
 
+_LARGEST_SIDE = 8192
+"""Of a picture, in pixels."""
+
 _LARGEST = 1000.0
 """Beyond it no guidance makes anything but noise, and float16 overflows."""
+
+
+@dataclass(frozen=True)
+class _SubjectViews:
+    """The subject and the text of each picture."""
+
+    tokens: Tensor
+    keys_values: Mapping[str, tuple[Tensor, Tensor]]
+    present: Tensor | None
+    frames: Tensor
+    text: TextStates
+
+    def rows(self, index: Tensor) -> _SubjectViews:
+        """Return those of some pictures."""
+        keep = None if self.text.keep is None else self.text.keep[index]
+        return _SubjectViews(
+            self.tokens[index],
+            {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
+            None if self.present is None else self.present[index],
+            self.frames[index],
+            TextStates(self.text.states[index], keep),
+        )
 
 
 @dataclass
 class _SubjectCall:
     """What one call of the pipeline knows of its subject, and what its steps have found."""
 
-    tokens: Tensor
-    keys_values: Mapping[str, tuple[Tensor, Tensor]]
+    views: _SubjectViews
     columns: Tensor
     given_mask: Tensor | None
+    mask_mode: MaskMode
     mask_scope: float
     mask_normalization: Normalization
     mask_binary: bool
     token_ratio: float
-    scale: float
+    scales: Tensor
     guidance_scale: float
     subject_guidance_scale: float
     masks: list[Tensor] = field(default_factory=list)
-    strengths: list[float | None] = field(default_factory=list)
+    strengths: list[list[float | None]] = field(default_factory=list)
+    _parts: dict[tuple[int, ...], _SubjectViews] = field(default_factory=dict)
+
+    def part(self, rows: Sequence[int]) -> _SubjectViews:
+        """Return what belongs to some of the pictures; always the same object for the same ones, as the text's cache needs."""
+        if len(rows) == len(self.scales):
+            return self.views
+        return self._parts.setdefault(tuple(rows), self.views.rows(torch.tensor(rows, device=self.scales.device)))
 
 
 class RealCustomPipeline(DiffusionPipeline):
@@ -177,11 +221,12 @@ class RealCustomPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         occurrence: int | None = None,
         mask: Tensor | np.ndarray | Image.Image | SubjectMasks | None = None,
+        mask_mode: MaskMode = "replace",
         mask_scope: float | None = None,
         mask_normalization: Normalization = "max",
         mask_binary: bool = False,
         token_ratio: float = 0.8,
-        subject_scale: float = 1.0,
+        subject_scale: float | Sequence[float] = 1.0,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -206,13 +251,16 @@ class RealCustomPipeline(DiffusionPipeline):
             generator: of the first noise, or a list with one for each picture.
             latents: the first noise `[b, c, height / f, width / f]` instead, of unit variance.
             occurrence: which one, if a prompt says the word more than once; from 1.
-            mask: where the subject may act, instead of the word's attention: `[h, w]` or `[b, h, w]` in [0, 1], a grey
-                picture, or the masks of an earlier run, of which the final ones are taken.
+            mask: where the subject may act: `[h, w]` or `[b, h, w]` in [0, 1] of any size, a grey picture, whose
+                transparent parts count as black, or the masks of an earlier run, of which the final ones are taken.
+            mask_mode: "replace" takes the mask instead of the word's attention, "intersect" and "union" take the smaller
+                or larger of the two in each cell.
             mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max".
             mask_binary: give the whole scope the weight 1 (an ablation of the paper).
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
-            subject_scale: multiplies the subject's contribution to every layer; 0 gives the plain picture.
+            subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
+                0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False returns the plain tuple (images, masks, report).
             callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; the "latents" that it
@@ -224,12 +272,12 @@ class RealCustomPipeline(DiffusionPipeline):
 
         Raises:
             InputError: an argument cannot be used; the message says which and why.
+            NotANumber: the latents are not finite any more.
         """
         # 1. Defaults and checks
         config = self.config
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        size = self.unet.config.sample_size * self.vae_scale_factor
-        height, width = (size if side is None else side for side in (height, width))
+        height, width = (self._side if side is None else side for side in (height, width))
         num_inference_steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
         subject_guidance_scale = (
@@ -242,14 +290,16 @@ class RealCustomPipeline(DiffusionPipeline):
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         self._check_numbers(height, width, counts, mask_scope, token_ratio)
         strengths = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale}
-        _check_finite({**strengths, "subject_scale": subject_scale, "eta": eta})
+        _check_finite({**strengths, "eta": eta})
+        samples = len(prompts) * num_images_per_prompt
+        subject_scales = _scales(subject_scale, samples)
         self._check_scheduler(num_inference_steps)
         _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
+        _check_choice("mask_mode", mask_mode, MASK_MODES)
         _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_callback(callback_on_step_end_tensor_inputs)
-        samples = len(prompts) * num_images_per_prompt
         device, dtype = self._execution_device, self.unet.dtype
         self._interrupt = False
 
@@ -266,28 +316,33 @@ class RealCustomPipeline(DiffusionPipeline):
         both = _concatenate(negative, text)
 
         # 4. Subject
-        subject = None
+        subject, portraits = None, list[Portrait]()
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         if subject_images:
             columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-            tokens = self.adapter.tokens(self._features(subject_images).to(dtype))
-            tokens = tokens.repeat_interleave(samples // len(subject_images), dim=0)
+            upright = [as_seen(picture) for picture in subject_images]
+            portraits = [examine(picture, self._side) for picture in upright]
+            features, present = self._features(upright)
+            times = samples // len(subject_images)
+            tokens = self.adapter.tokens(features.to(dtype)).repeat_interleave(times, dim=0)
+            present = None if present is None else present.repeat_interleave(times, dim=0)
+            frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0)
             subject = _SubjectCall(
-                tokens=tokens,
-                keys_values=self.adapter.keys_values(tokens),
+                views=_SubjectViews(tokens, self.adapter.keys_values(tokens), present, frames.to(device), text),
                 columns=columns.to(device),
                 given_mask=None if mask is None else _as_mask(mask, samples, grid, device),
+                mask_mode=mask_mode,
                 mask_scope=mask_scope,
                 mask_normalization=mask_normalization,
                 mask_binary=mask_binary,
                 token_ratio=token_ratio,
-                scale=subject_scale,
+                scales=torch.tensor(subject_scales, device=device),
                 guidance_scale=guidance_scale,
                 subject_guidance_scale=subject_guidance_scale,
             )
 
         # 5. Timesteps and first latents
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self._set_timesteps(num_inference_steps, device)
         self._num_timesteps = len(self.scheduler.timesteps)
         latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
         step_options = self.prepare_extra_step_kwargs(generator, eta)
@@ -303,7 +358,7 @@ class RealCustomPipeline(DiffusionPipeline):
                     predictions = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
                     prediction = direct_guidance(*predictions, guidance_scale=guidance_scale)
                 else:
-                    prediction = self._predict_customized(tap, subject, noisy, timestep, both, text)
+                    prediction = self._predict_customized(tap, subject, noisy, timestep, both)
                 latents = self.scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
                 latents = latents.to(dtype)
                 if callback_on_step_end is not None:
@@ -313,10 +368,14 @@ class RealCustomPipeline(DiffusionPipeline):
                 bar.update()
 
         # 7. Decode and report
+        _check_numbers_of(latents)
         output = RealCustomOutput(images=self._decode(latents, output_type))
         if subject is not None and subject.masks:
             output.masks = SubjectMasks(torch.stack(subject.masks))
-            output.report = Report(words, [coverage(step).tolist() for step in subject.masks], subject.strengths)
+            output.report = Report(
+                words, [coverage(step).tolist() for step in subject.masks], subject.strengths, portraits,
+                {name: (scale, config[name]) for name, scale in strengths.items()},
+            )  # fmt: skip
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out
             return (output.images, output.masks, output.report)  # type: ignore[return-value]
@@ -367,8 +426,10 @@ class RealCustomPipeline(DiffusionPipeline):
     ) -> None:
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):
-            if side <= 0 or side % factor:
-                raise InputError(f"{name} must be a positive multiple of {factor} pixels, but is {side}")
+            if not 0 < side <= _LARGEST_SIDE or side % factor:
+                raise InputError(
+                    f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
+                )
         for name, count in counts.items():
             if count < 1:
                 raise InputError(f"{name} must be at least 1, but is {count}")
@@ -386,6 +447,14 @@ class RealCustomPipeline(DiffusionPipeline):
         longest = self.scheduler.config.num_train_timesteps
         if num_inference_steps > longest:
             raise InputError(f"num_inference_steps must be at most {longest}, but is {num_inference_steps}")
+
+    def _set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
+        try:
+            self.scheduler.set_timesteps(num_inference_steps, device=device)
+        except (ValueError, IndexError) as error:  # PNDM, for one, needs some steps to start with
+            raise InputError(
+                f"{type(self.scheduler).__name__} cannot take num_inference_steps {num_inference_steps}: {error}"
+            ) from error
 
     def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
         unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
@@ -408,11 +477,22 @@ class RealCustomPipeline(DiffusionPipeline):
         positive, negative = (encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives))
         return positive, negative
 
-    def _features(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches."""
-        side = self.unet.config.sample_size * self.vae_scale_factor
-        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in pictures])
-        return latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
+    @property
+    def _side(self) -> int:
+        """Of the model's own pictures, in pixels."""
+        return self.unet.config.sample_size * self.vae_scale_factor
+
+    def _features(self, upright: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
+        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches; and which are no padding."""
+        side = self._side
+        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in upright])
+        features = latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
+        if all(picture.width == picture.height for picture in upright):
+            return features, None
+        boxes, cells = [fitted_box(picture.size, side) for picture in upright], round(features.shape[1] ** 0.5)
+        return features, torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes])).to(
+            features.device
+        )
 
     def _first_latents(
         self,
@@ -449,36 +529,65 @@ class RealCustomPipeline(DiffusionPipeline):
         return unconditional, from_text
 
     def _predict_customized(
-        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates
+        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, both: TextStates
     ) -> Tensor:
         """Return the guided prediction of one step (RC section 3.3): T2I finds the mask, TI2I paints the subject in it."""
         # T2I, together with the unconditional branch: text only, and where the word looks
-        tap.word = call.columns if call.given_mask is None else None
-        unconditional, from_text = self._predict_from_text(noisy, timestep, both, text, call.guidance_scale)
+        replaced = call.given_mask is not None and call.mask_mode == "replace"
+        tap.word = None if replaced else call.columns
+        unconditional, from_text = self._predict_from_text(noisy, timestep, both, call.views.text, call.guidance_scale)
         tap.word = None
-        mask = call.given_mask
-        framing = mask
-        if mask is None or framing is None:
-            relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
-            mask = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
-            framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
-        # TI2I, where it can differ: text and subject
-        from_both, strength = from_text, None
-        if call.scale != 0 and bool(mask.any()):
-            alpha = alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy))
-            acting = self.adapter.act(
-                call.tokens, call.keys_values, text, noisy, alpha,
-                token_ratio=call.token_ratio, mask=mask.to(noisy), scale=call.scale,
-                positions=_place(framing.to(noisy), call.tokens.shape[1]) if self.adapter.log_precisions else None,
-            )  # fmt: skip
-            tap.subjects, tap.strengths = (acting,), {}
-            from_both = self._predict(noisy, timestep, text)
-            strength = float(np.mean([float(visual / textual) for visual, textual in tap.strengths.values()]))
-            tap.subjects, tap.strengths = (), None
+        mask, framing = self._masks(tap, call)
+        # TI2I, text and subject, for the pictures where it can differ
+        from_both = from_text
+        strengths: list[float | None] = [None] * len(noisy)
+        rows = ((call.scales != 0) & mask.flatten(1).any(dim=1)).nonzero()[:, 0].tolist()
+        if rows:
+            painted, strengths = self._predict_subject(tap, call, noisy, timestep, mask, framing, rows)
+            from_both = painted if len(rows) == len(noisy) else from_text.index_copy(0, torch.tensor(rows), painted)
         call.masks.append(mask.cpu())
-        call.strengths.append(strength)
+        call.strengths.append(strengths)
         scales = {"guidance_scale": call.guidance_scale, "subject_guidance_scale": call.subject_guidance_scale}
         return cascade_guidance(unconditional, from_text, from_both, **scales)
+
+    def _masks(self, tap: AttentionTap, call: _SubjectCall) -> tuple[Tensor, Tensor]:
+        """Return where the subjects may act, and the mask that gives their frames, from what T2I has recorded."""
+        if call.given_mask is not None and call.mask_mode == "replace":
+            return call.given_mask, call.given_mask
+        relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
+        found = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
+        framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
+        if call.given_mask is None:
+            return found, framing
+        return combine(found, call.given_mask, call.mask_mode), combine(framing, call.given_mask, call.mask_mode)
+
+    def _predict_subject(
+        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, mask: Tensor, framing: Tensor,
+        rows: list[int],
+    ) -> tuple[Tensor, list[float | None]]:  # fmt: skip
+        """Return the TI2I prediction of some of the pictures, and for all how strongly the subject acted."""
+        views, index = call.part(rows), torch.tensor(rows, device=noisy.device)
+        noisy, mask, framing, scales = (tensor[index].to(noisy) for tensor in (noisy, mask, framing, call.scales))
+        tap.subjects = [
+            self.adapter.act(
+                views.tokens, views.keys_values, views.text, noisy,
+                alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy)),
+                token_ratio=call.token_ratio, mask=mask, scale=scales, present=views.present,
+                positions=(
+                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.frames.to(framing), frame_of(framing))
+                    if self.adapter.log_precisions
+                    else None
+                ),
+            )
+        ]  # fmt: skip
+        tap.strengths = {}
+        painted = self._predict(noisy, timestep, views.text)
+        ratios = torch.stack([visual / textual for visual, textual in tap.strengths.values()]).mean(dim=0)
+        tap.subjects, tap.strengths = (), None
+        strengths: list[float | None] = [None] * len(call.scales)
+        for row, ratio in zip(rows, ratios.tolist(), strict=True):
+            strengths[row] = ratio
+        return painted, strengths
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -486,40 +595,26 @@ class RealCustomPipeline(DiffusionPipeline):
         return self.image_processor.postprocess(to_pixels(self.vae, latents), output_type=output_type)
 
 
-def fit_reference(picture: Image.Image, side: int) -> Image.Image:
-    """Return the reference as the encoder sees it: a square of `side` pixels, nothing cropped, nothing stretched.
-
-    It is turned as its EXIF data say, transparency becomes white, and the shorter direction is padded with the mean colour
-    of the picture's border.
-
-    Raises:
-        InputError: the picture is not whole, or its levels have no known scale.
-    """
-    picture = as_seen(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        opaque = Image.new("RGBA", picture.size, "white")
-        opaque.alpha_composite(picture.convert("RGBA"))
-        picture = opaque
-    picture = picture.convert("RGB")
-    scale = side / max(picture.size)
-    fitted = picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)
-    pixels = np.asarray(fitted)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=0)
-    square = Image.new("RGB", (side, side), tuple(int(channel) for channel in border))
-    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
-    return square
-
-
-def _place(mask: Tensor, tokens: int) -> Tensor:
-    """Return where the tokens of a portrait lie if its subject is to be where the mask is, `[b, tokens, 2]`."""
-    portrait = torch.tensor([PORTRAIT]).to(mask).expand(len(mask), -1)
-    return place_tokens(round(tokens**0.5), portrait, frame_of(mask))
-
-
 def _check_finite(numbers: Mapping[str, float]) -> None:
     for name, number in numbers.items():
         if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
             raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
+
+
+def _check_numbers_of(latents: Tensor) -> None:
+    if not bool(torch.isfinite(latents).all()):
+        hint = "" if latents.dtype == torch.float32 else f", or float32 instead of {latents.dtype}"
+        raise NotANumber(f"the latents are no numbers any more; take lower guidance scales{hint}")
+
+
+def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
+    """Return `subject_scale` for each picture."""
+    scales = [scale] * samples if isinstance(scale, (int, float)) else list(scale)
+    if len(scales) != samples:
+        raise InputError(f"subject_scale is a list of {len(scales)}, but {samples} pictures are to be made")
+    for one in scales:
+        _check_finite({"subject_scale": one})
+    return [float(one) for one in scales]
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -542,7 +637,7 @@ def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.devic
     if isinstance(mask, SubjectMasks):
         mask = mask.final
     if isinstance(mask, Image.Image):
-        mask = torch.from_numpy(np.asarray(as_seen(mask).convert("L"), np.float32) / 255)
+        mask = torch.from_numpy(_grey_levels(mask))
     if isinstance(mask, np.ndarray):
         mask = torch.from_numpy(mask)
     if not isinstance(mask, Tensor):
@@ -553,5 +648,15 @@ def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.devic
         raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
     if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
         raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
-    batch = mask[None] if mask.ndim == 2 else mask
-    return resize_mask(batch.float(), grid).expand(samples, -1, -1).to(device)
+    batch = (mask[None] if mask.ndim == 2 else mask).float()
+    larger = batch.shape[1] > grid[0] or batch.shape[2] > grid[1]
+    fitted = F.interpolate(batch[:, None], grid, mode="area")[:, 0] if larger else resize_mask(batch, grid)
+    return fitted.expand(samples, -1, -1).to(device)
+
+
+def _grey_levels(picture: Image.Image) -> np.ndarray:
+    """Return how bright a picture is, `[h, w]` float32 in [0, 1]; what is transparent is black."""
+    upright = as_seen(picture)
+    opaque = Image.new("LA", upright.size, 0)
+    opaque.alpha_composite(upright.convert("LA"))
+    return np.asarray(opaque.getchannel("L"), np.float32) / 255

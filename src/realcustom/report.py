@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from realcustom.masks import coverage
+from realcustom.portrait import Portrait
 from realcustom.prompts import TargetWord
 
 
@@ -32,17 +34,80 @@ class SubjectMasks:
         return torch.stack([coverage(step) for step in self.steps])
 
 
+WEAK = 0.02
+"""A subject whose attention is less than this share of the text's leaves no trace that anybody sees."""
+
+NOWHERE, EVERYWHERE = 0.02, 0.9
+"""Coverages of the mask below which there is no room for a subject, and above which nothing is left to the text."""
+
+BURNING = 3.0
+"""How many times a model's own guidance may be taken before colours burn."""
+
+
 @dataclass(frozen=True)
 class Report:
-    """What was matched and how strongly the subject acted."""
+    """What was matched, what the encoder saw, where the subject could act and how strongly it did."""
 
     words: Sequence[TargetWord]
     """The word of each prompt."""
     coverage: Sequence[Sequence[float]]
     """Share of the grid where the mask is not zero, for every step and picture."""
-    visual_to_textual: Sequence[float | None]
-    """For every step: root mean square of the masked visual attention over that of the textual, mean over the layers;
-    None where the subject's branch did not run."""
+    visual_to_textual: Sequence[Sequence[float | None]]
+    """For every step and picture: root mean square of the masked visual attention over that of the textual, mean over the
+    layers; None where the subject's branch did not run."""
+
+    portraits: Sequence[Portrait] = ()
+    """What the encoder saw of each reference, and how good it is."""
+    guidance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The guidance scales of the call, each with the model's own."""
+
+    @property
+    def advice(self) -> list[str]:
+        """What would make the pictures better, a sentence each; empty if nothing is amiss."""
+        shares = [float(np.mean(shares)) for shares in zip(*self.coverage, strict=True)]
+        strengths = [known for known in self._mean_strengths() if known is not None]
+        found = [
+            f"the mask covers {share:.0%} of the picture; "
+            + (
+                "raise mask_scope or give a larger mask"
+                if share < NOWHERE
+                else "lower mask_scope or give a smaller mask"
+            )
+            for share in dict.fromkeys(shares)
+            if share < NOWHERE or share > EVERYWHERE
+        ]
+        if strengths and min(strengths) < WEAK:
+            found.append(
+                f"the subject acted only {min(strengths):.3f} times as strongly as the text; raise subject_scale, or take a "
+                "word that fits the subject better"
+            )
+        found += [
+            f"{name} {given:g} is more than {BURNING:g} times the model's own {own:g}, which burns colours; lower it"
+            for name, (given, own) in self.guidance.items()
+            if given > BURNING * own
+        ]
+        for portrait in self.portraits:
+            found += [f"the subject's picture: {sentence}" for sentence in portrait.advice]
+        return list(dict.fromkeys(found))
+
+    def lines(self) -> list[str]:
+        """Return the report as people read it, a line each, the advice last."""
+        lines = [f"{word.text!r} is the word, tokens {', '.join(word.pieces)}" for word in dict.fromkeys(self.words)]
+        covered = [f"{float(np.mean(step)):.0%}" for step in self.coverage]
+        lines.append(
+            f"its mask covers {covered[0]} of the picture in every step" if len(set(covered)) == 1
+            else f"its mask covers, step by step, {', '.join(covered)} of the picture"
+        )  # fmt: skip
+        known = [strength for strength in self._mean_strengths() if strength is not None]
+        acted = f"{np.mean(known):.2f} times as strongly as the text" if known else "not at all: its scale or mask is 0"
+        lines.append(f"in it the subject acted {acted}")
+        lines += [line for portrait in self.portraits for line in portrait.lines()]
+        return lines + [f"advice: {sentence}" for sentence in self.advice]
+
+    def _mean_strengths(self) -> list[float | None]:
+        """Return for each picture how strongly its subject acted in the steps in which it did."""
+        pictures = [[one for one in steps if one is not None] for steps in zip(*self.visual_to_textual, strict=True)]
+        return [float(np.mean(known)) if known else None for known in pictures]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it."""
@@ -51,7 +116,9 @@ class Report:
                 {"text": word.text, "tokens": list(word.tokens), "pieces": list(word.pieces)} for word in self.words
             ],
             "coverage": [list(step) for step in self.coverage],
-            "visual_to_textual": list(self.visual_to_textual),
+            "visual_to_textual": [list(step) for step in self.visual_to_textual],
+            "portraits": [portrait.to_dict() for portrait in self.portraits],
+            "advice": self.advice,
         }
 
 

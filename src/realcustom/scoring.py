@@ -30,7 +30,10 @@ def weighted_pool(
 
 
 def fuse_scores(
-    text: Float[Tensor, "b i"], visual: Float[Tensor, "b i"], alpha: Float[Tensor, " b"]
+    text: Float[Tensor, "b i"],
+    visual: Float[Tensor, "b i"],
+    alpha: Float[Tensor, " b"],
+    keep: Bool[Tensor, "b i"] | None = None,
 ) -> Float[Tensor, "b i"]:
     """Return the softmax over tokens of `(1 - a_t) S_text + a_t S_vis` (RC 8): noisy steps trust the text.
 
@@ -38,9 +41,11 @@ def fuse_scores(
         text: scores by the text.
         visual: scores by the picture so far.
         alpha: a_t, the square root of the noise schedule's cumulative product, in [0, 1].
+        keep: tokens that take part, the others get 0; all if not given.
     """
     share = alpha[:, None]
-    return ((1 - share) * text + share * visual).softmax(dim=1)
+    scores = (1 - share) * text + share * visual
+    return (scores if keep is None else scores.masked_fill(~keep, -torch.inf)).softmax(dim=1)
 
 
 def strongest_tokens(scores: Float[Tensor, "b i"], *, token_ratio: float) -> Int[Tensor, "b k"]:
@@ -71,6 +76,7 @@ class ScoringModule(nn.Module):
         alpha: Float[Tensor, " b"],
         *,
         text_keep: Bool[Tensor, "b t"] | None = None,
+        image_keep: Bool[Tensor, "b i"] | None = None,
         mask: Float[Tensor, "b h w"] | None = None,
     ) -> Float[Tensor, "b i"]:
         """Return S, positive and summing to 1 over the tokens (RC 5-8).
@@ -81,6 +87,7 @@ class ScoringModule(nn.Module):
             image: the subject's token features f_ci.
             alpha: a_t of each sample.
             text_keep: tokens that are not padding; all if not given.
+            image_keep: likewise, of the subject.
             mask: M_hat on the latent's grid; multiplies the latent, and cells where it is zero take no part in RC 6.
                 Differs: in the paper they keep their softmax weight although training never saw such cells.
         """
@@ -94,4 +101,4 @@ class ScoringModule(nn.Module):
             net(torch.cat([image, repeat(context, "b c -> b i c", i=image.shape[1])], dim=-1))[..., 0]
             for net, context in ((self.text_scores, text_context), (self.visual_scores, visual_context))
         )
-        return fuse_scores(by_text, by_picture, alpha)
+        return fuse_scores(by_text, by_picture, alpha, image_keep)

@@ -106,10 +106,10 @@ def test_placed_tokens_act_near_where_they_lie(tiny, unet, inputs):
     positions[:, 2] = torch.tensor([0.25, 0.75])
     subject = adapter(features, text, latents, alpha, token_ratio=1.0, positions=positions)
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-    weights = subject.nearness(name, (4, 4)).softmax(dim=-1)
+    weights = subject.bias(name, (4, 4)).softmax(dim=-1)
     torch.testing.assert_close(weights[..., 2], torch.ones_like(weights[..., 2]))
     nowhere = adapter(features, text, latents, alpha, token_ratio=1.0)
-    assert nowhere.nearness(name, (4, 4)) is None
+    assert nowhere.bias(name, (4, 4)) is None
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def test_the_nearness_of_kept_tokens_is_their_own(tiny, unet, inputs):
         adapter(features, text, latents, alpha, token_ratio=ratio, positions=positions) for ratio in (0.25, 1.0)
     )
     name = "mid_block.attentions.0.transformer_blocks.0.attn2"
-    whole, part = (subject.nearness(name, (2, 3)) for subject in (all_of_them, few))
+    whole, part = (subject.bias(name, (2, 3)) for subject in (all_of_them, few))
     for row, kept in enumerate(few.kept):
         torch.testing.assert_close(part[row], whole[row][..., kept])
 

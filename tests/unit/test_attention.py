@@ -142,9 +142,21 @@ def test_the_scale_multiplies_only_the_subject():
     tap = use(attn, latent_size=(2, 2))
     outputs = {}
     for scale in (0.0, 1.0, 3.0):
-        tap.subjects = [Subject(keys_values, scale=scale)]
+        tap.subjects = [Subject(keys_values, scale=torch.tensor([scale]))]
         outputs[scale] = attn(hidden, text)
     torch.testing.assert_close(outputs[3.0] - outputs[0.0], 3 * (outputs[1.0] - outputs[0.0]))
+
+
+def test_padding_of_the_reference_is_as_if_it_were_not_there():
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text = torch.randn(2, 4, 8), torch.randn(2, 3, 6)
+    keys, values = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    tap = use(attn, latent_size=(2, 2))
+    present = torch.tensor([[True, False, True, True, False]] * 2)
+    tap.subjects = [Subject({"layer": (keys, values)}, present=present)]
+    found = attn(hidden, text)
+    tap.subjects = [Subject({"layer": (keys[:, [0, 2, 3]], values[:, [0, 2, 3]])})]
+    torch.testing.assert_close(found, attn(hidden, text))
 
 
 def test_a_mask_of_zeros_leaves_the_text_alone_bit_for_bit():

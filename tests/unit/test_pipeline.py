@@ -11,8 +11,9 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
-from realcustom.errors import InputError, WordNotFound
-from realcustom.pipeline import RealCustomPipeline, fit_reference
+from realcustom.errors import InputError, NotANumber, WordNotFound
+from realcustom.pipeline import RealCustomPipeline
+from realcustom.portrait import fit_reference
 
 PROMPT = "a dog on the beach"
 STEPS = 3
@@ -67,6 +68,21 @@ def test_a_subject_without_influence_gives_the_plain_picture_bit_for_bit(run, pl
         run(output_type="np", **given).images for given in (changes, {"subject_image": None, "subject_word": None})
     ]
     assert np.array_equal(*pictures)
+
+
+def test_a_twin_in_the_batch_is_the_plain_picture_and_leaves_the_other_as_it_is(run, pipeline, subject, plain):
+    both = run(num_images_per_prompt=2, subject_scale=[1, 0], generator=seeded(5, 5))
+    assert (both.images[0] - run().images[0]).abs().max() < 1e-4
+    assert (both.images[1] - plain[0]).abs().max() < 1e-4
+    assert all(step[0] > 0 and step[1] is None for step in both.report.visual_to_textual)
+
+
+def test_each_picture_has_its_own_scale(run):
+    together = run(num_images_per_prompt=3, subject_scale=[0.5, 0, 2], generator=seeded(5, 5, 5)).images
+    for row, scale in ((0, 0.5), (2, 2.0)):
+        assert (together[row] - run(subject_scale=scale).images[0]).abs().max() < 1e-4
+    with pytest.raises(InputError, match="subject_scale is a list of 2, but 1 pictures are to be made"):
+        run(subject_scale=[1, 0])
 
 
 def test_a_wider_scope_changes_more(run):
@@ -127,9 +143,9 @@ def test_eta_reaches_the_scheduler(run):
         ({"subject_image": [Image.new("RGB", (8, 8))] * 2}, "subject_image is a list of 2, but there are 1 prompts"),
         ({"subject_image": ["toy.png"]}, "subject_image must be a PIL picture, but is a str"),
         ({"subject_word": ["dog", "dog"]}, "subject_word is a list of 2, but there are 1 prompts"),
-        ({"height": 30}, "height must be a positive multiple of 4 pixels, but is 30"),
-        ({"width": -4}, "width must be a positive multiple of 4 pixels, but is -4"),
-        ({"height": 0}, "height must be a positive multiple of 4 pixels, but is 0"),
+        ({"height": 30}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 30"),
+        ({"width": -4}, "width must be a positive multiple of 4 pixels, 8192 at the most, but is -4"),
+        ({"height": 0}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 0"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, but is 0"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1, but is 0"),
         ({"mask_scope": 1.1}, "mask_scope must be a share from 0 to 1, but is 1.1"),
@@ -346,13 +362,13 @@ def test_masks_and_report_say_where_and_how_strongly_the_subject_acted(pipeline,
     assert 0.99 < output.masks.steps.amax() <= 1
     assert torch.equal(output.masks.coverage, torch.full((STEPS, 2), 28 / 96))  # int(0.3 * 96) cells
     assert [word.pieces for word in output.report.words] == [("dog",), ("dog", "##s")]
-    assert all(strength > 0 for strength in output.report.visual_to_textual)
+    assert all(strength > 0 for step in output.report.visual_to_textual for strength in step)
     assert len(json.loads(json.dumps(output.report.to_dict()))["coverage"]) == STEPS
 
 
 def test_a_step_without_the_subjects_branch_has_no_strength(run):
-    assert run(mask_scope=0).report.visual_to_textual == [None] * STEPS
-    assert run(subject_scale=0).report.visual_to_textual == [None] * STEPS
+    assert run(mask_scope=0).report.visual_to_textual == [[None]] * STEPS
+    assert run(subject_scale=0).report.visual_to_textual == [[None]] * STEPS
 
 
 def test_a_binary_mask_is_0_or_1(run):
@@ -364,6 +380,46 @@ def test_a_mask_given_back_is_used_in_every_step(run):
     output = run(mask=mask)
     assert torch.equal(output.masks.steps, mask.expand(STEPS, -1, -1, -1))
     assert torch.equal(run(mask=mask[0]).images, output.images)
+
+
+def test_a_given_mask_can_bound_or_widen_the_words(run):
+    half = torch.zeros(8, 8)
+    half[:, :4] = 0.5
+    found = run(mask_scope=0.5).masks.steps[0]
+    assert torch.equal(
+        run(mask_scope=0.5, mask=half, mask_mode="intersect").masks.steps[0], torch.minimum(found, half[None])
+    )
+    assert torch.equal(
+        run(mask_scope=0.5, mask=half, mask_mode="union").masks.steps[0], torch.maximum(found, half[None])
+    )
+    with pytest.raises(InputError, match="mask_mode must be one of replace, intersect, union, but is 'add'"):
+        run(mask=half, mask_mode="add")
+
+
+def test_a_given_mask_may_have_any_size_and_transparency(run):
+    exact = torch.rand(8, 8).mul(255).round() / 255
+    picture = Image.fromarray((exact * 255).byte().numpy()).resize((120, 200), Image.Resampling.NEAREST)
+    assert torch.allclose(run(mask=picture).masks.final[0], exact, atol=1e-6)
+    clear = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    clear.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    assert run(mask=clear).masks.final[0].tolist() == [[1.0] * 4 + [0.0] * 4] * 8
+
+
+def test_the_padding_of_a_reference_takes_no_part(tiny, subject):
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet), num_inference_steps=1)
+    seen, original = [], pipeline.adapter.act
+    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["present"]) or original(*args, **kwargs)
+    for picture in (subject.crop((0, 0, 40, 20)), subject.crop((0, 0, 30, 30))):
+        pipeline(PROMPT, picture, "dog", generator=seeded(0))
+    assert seen[0][0].reshape(4, 4).tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+    assert seen[1] is None
+
+
+def test_latents_that_are_no_numbers_are_reported_and_not_shown(run):
+    broken = {"latents": torch.full((1, 4, 8, 8), torch.nan)}
+    with pytest.raises(NotANumber, match="no numbers any more; take lower guidance scales"):
+        run(callback_on_step_end=lambda *_: broken)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 16), (28, 40), (4, 32)])

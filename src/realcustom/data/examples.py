@@ -28,7 +28,7 @@ class Example:
     reference: np.ndarray
     """`[h, w, 3]` uint8; the picture itself where the source has no second picture of the subject."""
     region: np.ndarray | None = None
-    """`[h, w]` float32 in [0, 1], where the subject is, if the source knows; only ever used to measure."""
+    """`[h, w]` float32 in [0, 1], where the subject is, if the source knows: to measure, and to weight the error."""
     frames: tuple[Frame, Frame] = (WHOLE, WHOLE)
     """Where the subject lies in the picture and in the reference; alike where one is the other."""
     facts: Mapping[str, str] = field(default_factory=dict)

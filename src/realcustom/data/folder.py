@@ -11,6 +11,7 @@ from PIL import ImageOps
 from realcustom.data.examples import Example
 from realcustom.errors import InputError
 from realcustom.pictures import as_seen, read_picture
+from realcustom.portrait import opaque
 
 
 class FolderSource:
@@ -47,7 +48,7 @@ class FolderSource:
         return Example(picture, entry["text"], "", reference)
 
     def _picture(self, name: str, side: int) -> np.ndarray:
-        return np.asarray(ImageOps.fit(as_seen(read_picture(self.folder / name)).convert("RGB"), (side, side)))
+        return np.asarray(ImageOps.fit(opaque(as_seen(read_picture(self.folder / name))), (side, side)))
 
     def _entry(self, index: Path, number: int, line: str) -> dict[str, str]:
         try:
