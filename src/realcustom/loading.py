@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
-
-EMBEDDED = ("stickers",)
-"""Models that ship inside the package."""
+from realcustom.finding import EMBEDDED, embedded_folder
+from realcustom.integrity import VOCABULARIES
 
 _LIBRARIES = ("diffusers", "transformers", "realcustom")
 
@@ -38,13 +38,15 @@ def resolve(
         InputError: there is no such model.
     """
     if str(name) in EMBEDDED:
-        folder = Path(str(resources.files("realcustom"))) / "models" / str(name)
+        folder = embedded_folder(str(name))
         if not (folder / "model_index.json").is_file():
             raise InputError(
                 f"the embedded model {name!r} is missing from this installation ({folder}); install it again"
             )
         return folder
-    if Path(name).is_dir():
+    if not str(name):
+        raise InputError("the name of the model is empty; give an embedded model, a folder or a hub id")
+    if os.path.isdir(name):  # of names that no file system takes it says no, where Path raises
         if not (Path(name) / "model_index.json").is_file():
             raise InputError(f"the folder {name} holds no model_index.json, so it is no model in diffusers' layout")
         return Path(name)
@@ -60,6 +62,39 @@ def resolve(
         raise InputError(
             f"there is no embedded model, folder or reachable hub model called {str(name)!r}.{hint} ({reason})"
         ) from error
+
+
+def construct(component: Any, arguments: Mapping[str, Any], what: str) -> Any:
+    """Return what a class or function of this or another library makes of arguments that somebody wrote into a recipe.
+
+    Args:
+        component: to call.
+        arguments: by name.
+        what: the recipe's name for them.
+
+    Raises:
+        InputError: there is no such argument, or its value cannot be used.
+    """
+    try:
+        return component(**arguments)
+    except (TypeError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise InputError(
+            f"{what} cannot be used for a {component.__qualname__.removesuffix('.for_unet')}: {error}"
+        ) from error
+
+
+def fingerprint(*parts: nn.Module | None) -> str:
+    """Return a hash of the weights of some networks: any training changes it.
+
+    Of every tensor some thousand numbers are looked at, evenly spread, so that large models take no longer than small ones.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        for key, tensor in sorted(part.state_dict().items()) if part is not None else ():
+            flat = tensor.detach().flatten()
+            digest.update(f"{key} {tuple(tensor.shape)}".encode())
+            digest.update(flat[:: max(1, len(flat) // 4096)].cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_components(
@@ -100,8 +135,8 @@ def require_tokenizer(folder: Path) -> None:
     Raises:
         InputError: it does not.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
-        raise InputError(f"{folder} holds no vocabulary (tokenizer.json, vocab.json or vocab.txt)")
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise InputError(f"{folder} holds no vocabulary ({', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]})")
 
 
 def load_diffusers_model(folder: Path) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,25 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
+def parse_options(kind: type[Recipe], values: object, what: str) -> Recipe:
+    """Return the options of a mapping.
+
+    Args:
+        kind: of options.
+        values: as read from a file.
+        what: names the file or its part in messages.
+
+    Raises:
+        InputError: an option is unknown, missing or of the wrong kind.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{what} must hold options by name, but holds a {type(values).__name__}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{what} cannot be used: {'; '.join(_explain(kind, error))}") from error
+
+
 def load_options(recipe: type[Recipe], path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a YAML file, changed by `section.name=value` overrides.
 
@@ -30,14 +49,9 @@ def load_options(recipe: type[Recipe], path: Path, overrides: Sequence[str] = ()
         values = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"could not read the recipe {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"the recipe {path} must hold options by name, but holds a {type(values).__name__}")
-    for override in overrides:
+    for override in overrides if isinstance(values, dict) else ():
         _apply(values, override)
-    try:
-        return recipe.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"the recipe {path} cannot be used: {'; '.join(_explain(recipe, error))}") from error
+    return parse_options(recipe, values, f"the recipe {path}")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

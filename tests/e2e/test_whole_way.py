@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from diffusers import AutoencoderDC
 from PIL import Image
 
 from realcustom.apps.cli import main
@@ -51,6 +53,19 @@ def test_from_drawings_to_a_picture(home, capsys):
              "encoder_qkv_multiscales": [[], [], []], "decoder_block_out_channels": [16, 16, 32],
              "decoder_layers_per_block": [0, 1, 1], "decoder_qkv_multiscales": [[], [], []]}  # fmt: skip
     assert train(home, "autoencoder", output_dir=str(home / "autoencoder"), autoencoder=sizes) == 0
+    whole = str(home / "autoencoder" / "export")
+    assert (
+        train(home, "autoencoder", output_dir=str(home / "decoder"), initial_autoencoder=whole, frozen_encoder=True)
+        == 0
+    )
+    before, after = (AutoencoderDC.from_pretrained(home / run / "export") for run in ("autoencoder", "decoder"))
+    changed = {
+        name.split(".")[0]
+        for name, one in after.state_dict().items()
+        if not torch.equal(one, before.state_dict()[name])
+    }
+    assert changed == {"decoder"}
+    assert after.config.scaling_factor == before.config.scaling_factor
 
     unet = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 64], "norm_num_groups": 8,
             "down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2,

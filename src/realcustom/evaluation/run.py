@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench
 from realcustom.evaluation.judges import Judges, Reading, bare_region
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
+from realcustom.loading import fingerprint
 from realcustom.masks import chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -63,16 +63,6 @@ class Settings:
             "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
             "token_ratio": self.token_ratio, "occurrence": 1,
         }  # fmt: skip
-
-
-def fingerprint(*parts: nn.Module | None) -> str:
-    """Return a hash of every weight of some networks."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for key, tensor in sorted(part.state_dict().items()) if part is not None else ():
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def describe_run(pipeline: RealCustomPipeline, bench: StickerBench, settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
@@ -23,7 +24,7 @@ from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
 from realcustom.latents import to_latents
-from realcustom.loading import load_strictly
+from realcustom.loading import construct, load_strictly
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
@@ -31,7 +32,7 @@ from realcustom.placement import place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, encode_prompts
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, regions_on, sample_errors
 from realcustom.training.options import TrainingOptions
 
 
@@ -52,6 +53,10 @@ class AdapterRecipe(Options):
     frame_jitter: float = 0.1
     """How wrong the subject's frame in the picture may be, for an adapter that places its tokens: standard deviation of its
     centre, as a share of its size; that of the logarithm of its size is twice as large. Frames of masks err like this."""
+    timestep_shift: PositiveFloat = 1.0
+    """Above 1, noisy timesteps are drawn more often: that is where a reference decides (see `draw_noisy`)."""
+    subject_weight: PositiveFloat = 1.0
+    """How much an error on the subject counts, against one elsewhere; needs a source that knows where its subjects are."""
     lowest_token_ratio: float = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
     scoring_rate: float = 1.0
@@ -136,12 +141,16 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         self.adapter = (
             load_strictly(RealCustomAdapter, recipe.initial_adapter)
             if recipe.initial_adapter
-            else RealCustomAdapter.for_unet(self.base.unet, **recipe.adapter)
+            else construct(RealCustomAdapter.for_unet, {"unet": self.base.unet, **recipe.adapter}, "adapter")
         )
         if self.adapter.log_precisions and recipe.data.source == "folder":
             raise InputError(
                 "an adapter that places its tokens learns from a source that knows where its subjects are: stickers; "
                 "take adapter.placed=false for folders"
+            )
+        if recipe.subject_weight != 1 and recipe.data.source == "folder":
+            raise InputError(
+                "subject_weight needs a source that knows where its subjects are: stickers; take 1 for folders"
             )
         self._scoring_gradients: dict[str, float] = {}
         for name, parameter in self.adapter.scoring.named_parameters():
@@ -166,15 +175,25 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         text = encode_prompts(captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
-        noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
+        latents = self.encode(batch.pixels)
+        noisy = draw_noisy(latents, self.scheduler, generator, timestep_shift=self.recipe.timestep_shift)
         reference = None
         if float(torch.rand((), generator=generator)) >= self.reference_dropout:
             reference = self.reference(batch.references, self._jitter(batch.frames, generator), token_ratio)
-        loss = sample_errors(self.predict(model, noisy, text, reference), noisy).mean()
+        loss = sample_errors(
+            self.predict(model, noisy, text, reference), noisy, self._cell_weights(batch, noisy)
+        ).mean()
         if reference is None:
             return loss, {"loss/text_only": float(loss.detach())}
         scoring_gradient = sum(square for square in self._scoring_gradients.values()) ** 0.5
         return loss, {"loss/subject": float(loss.detach()), "scoring_gradient": scoring_gradient}
+
+    def _cell_weights(self, batch: Batch, noisy: NoisyBatch) -> Tensor | None:
+        """Return what an error in each cell counts, `[b, h, w]`; None if all count the same."""
+        if self.recipe.subject_weight == 1 or batch.regions is None:
+            return None
+        covered = regions_on(batch.regions.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
+        return 1 + (self.recipe.subject_weight - 1) * covered
 
     def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""

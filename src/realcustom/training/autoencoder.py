@@ -18,6 +18,8 @@ from torch import Tensor
 
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
+from realcustom.errors import InputError
+from realcustom.loading import construct, load_strictly
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
 from realcustom.training.options import TrainingOptions
@@ -29,8 +31,12 @@ class AutoencoderRecipe(Options):
     output_dir: Path
     data: DataOptions
     training: TrainingOptions
-    autoencoder: dict[str, Any]
-    """Arguments of `diffusers.AutoencoderDC`."""
+    autoencoder: dict[str, Any] = {}
+    """Arguments of `diffusers.AutoencoderDC`; not read if there is one to start from."""
+    initial_autoencoder: Path | None = None
+    """Folder of an autoencoder to start from."""
+    frozen_encoder: bool = False
+    """Train the decoder alone: the latents, and so every model of them, stay what they are."""
     latent_noise: float = 0.1
     """Standard deviation of the noise on the latent while training."""
     latent_penalty: float = 1e-3
@@ -58,7 +64,14 @@ class AutoencoderObjective:
 
     def __init__(self, recipe: AutoencoderRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.model = AutoencoderDC(**recipe.autoencoder)
+        if recipe.frozen_encoder and recipe.initial_autoencoder is None:
+            raise InputError("frozen_encoder needs initial_autoencoder: an untrained encoder has nothing to say")
+        self.model = (
+            load_strictly(AutoencoderDC, recipe.initial_autoencoder)
+            if recipe.initial_autoencoder
+            else construct(AutoencoderDC, recipe.autoencoder, "autoencoder")
+        )
+        self.model.encoder.requires_grad_(not recipe.frozen_encoder)
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)]).pixels
 
     def prepare(self, device: torch.device) -> None:
@@ -66,7 +79,7 @@ class AutoencoderObjective:
 
     def parameter_groups(self) -> list[dict]:
         """Return one group."""
-        return [{"params": list(self.model.parameters())}]
+        return [{"params": [parameter for parameter in self.model.parameters() if parameter.requires_grad]}]
 
     def loss(self, model: AutoencoderDC, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the errors."""
@@ -91,8 +104,12 @@ class AutoencoderObjective:
         return figures, sheet(to_pictures(torch.cat([pixels[:8], decoded[:8], pixels[8:16], decoded[8:16]])), columns=8)
 
     def export(self, model: AutoencoderDC, folder: Path) -> None:
-        """Write the autoencoder with the scaling factor that gives its latents unit variance on held-out scenes."""
-        with torch.no_grad():
-            latents = model.encoder(self.held_out.to(next(model.parameters())))
-        model.register_to_config(scaling_factor=float(1 / latents.float().std()))
+        """Write the autoencoder with the scaling factor that gives its latents unit variance on held-out scenes.
+
+        A frozen encoder keeps its own: models of its latents were trained with it.
+        """
+        if not self.recipe.frozen_encoder:
+            with torch.no_grad():
+                latents = model.encoder(self.held_out.to(next(model.parameters())))
+            model.register_to_config(scaling_factor=float(1 / latents.float().std()))
         model.save_pretrained(folder)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
@@ -18,14 +17,14 @@ from realcustom.attention import attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.latents import to_latents
-from realcustom.loading import load_diffusers_model, load_strictly
+from realcustom.loading import construct, load_diffusers_model, load_strictly
 from realcustom.masks import aggregate, chance_of_overlap, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors, snr_weights
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, regions_on, sample_errors, snr_weights
 from realcustom.training.options import TrainingOptions
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
@@ -69,12 +68,12 @@ class BaseObjective:
         self.autoencoder = load_diffusers_model(recipe.autoencoder).requires_grad_(False)
         self.text_encoder = load_strictly(transformers.AutoModel, recipe.text / "text_encoder").requires_grad_(False)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
-        self.sampler = DDIMScheduler(**recipe.scheduler)
+        self.sampler = construct(DDIMScheduler, recipe.scheduler, "scheduler")
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
         self.model = (
             load_strictly(UNet2DConditionModel, recipe.initial_unet)
             if recipe.initial_unet
-            else UNet2DConditionModel(**recipe.unet)
+            else construct(UNet2DConditionModel, recipe.unet, "unet")
         )
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
 
@@ -188,10 +187,6 @@ def measure_text_only(
     return errors, figures
 
 
-def _regions_on(regions: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(regions[:, None].float(), size, mode="area")[:, 0]
-
-
 def localisation(relevance: Tensor, regions: Tensor) -> float:
     """Return the mean overlap of the true regions with the most relevant cells, as many as the region has.
 
@@ -202,7 +197,7 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
     Returns:
         Intersection over union, in [0, 1].
     """
-    truth = _regions_on(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
+    truth = regions_on(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
     shares = (truth >= 0.5).float().mean(dim=(1, 2))
     scores = [
         overlap(influence_scope(relevance[row, None], mask_scope=float(share) + 1e-6, binary=True), truth[row, None])
@@ -213,5 +208,5 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
 
 def chance(regions: Tensor, size: tuple[int, int]) -> float:
     """Return the expected `localisation` of random masks of the regions' size."""
-    share = (_regions_on(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
+    share = (regions_on(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
     return float(np.mean([chance_of_overlap(float(one), float(one)) for one in share]))

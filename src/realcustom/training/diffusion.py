@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
@@ -47,16 +48,38 @@ def make_noisy(
     return NoisyBatch(noisy, timesteps, target, alpha)
 
 
-def draw_noisy(latents: Tensor, scheduler: DDPMScheduler, generator: torch.Generator) -> NoisyBatch:
-    """Return the latents at uniformly random timesteps with random noise, both from `generator`, on its device."""
-    steps = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+def draw_noisy(
+    latents: Tensor, scheduler: DDPMScheduler, generator: torch.Generator, *, timestep_shift: float = 1.0
+) -> NoisyBatch:
+    """Return the latents at random timesteps with random noise, both from `generator`, on its device.
+
+    Args:
+        latents: clean ones, `[b, c, h, w]`.
+        scheduler: of the model.
+        generator: of everything random.
+        timestep_shift: 1 draws all timesteps alike; larger values draw noisy ones more often: a share u of the schedule
+            becomes s u / (1 + (s - 1) u).
+    """
+    count = scheduler.config.num_train_timesteps
+    share = (torch.randint(0, count, (len(latents),), generator=generator) + 0.5) / count
+    steps = (count * timestep_shift * share / (1 + (timestep_shift - 1) * share)).long()
     noise = torch.randn(latents.shape, generator=generator)
     return make_noisy(latents, scheduler, steps.to(latents.device), noise.to(latents))
 
 
-def sample_errors(prediction: Tensor, batch: NoisyBatch) -> Float[Tensor, " b"]:
-    """Return each sample's mean squared error."""
-    return (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
+def sample_errors(
+    prediction: Tensor, batch: NoisyBatch, weights: Float[Tensor, "b h w"] | None = None
+) -> Float[Tensor, " b"]:
+    """Return each sample's mean squared error; the mean over the cells is weighted if there are weights."""
+    errors = (prediction.float() - batch.target.float()).square().mean(dim=1)
+    if weights is None:
+        return errors.mean(dim=(1, 2))
+    return (weights * errors).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+
+
+def regions_on(regions: Float[Tensor, "b H W"], size: tuple[int, int]) -> Float[Tensor, "b h w"]:
+    """Return which share of each cell of a smaller grid the regions cover."""
+    return F.interpolate(regions[:, None].float(), size, mode="area")[:, 0]
 
 
 def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, snr_gamma: float | None) -> Float[Tensor, " b"]:

@@ -19,6 +19,7 @@ from realcustom.data.stickers.drawings import identity, vocabulary
 from realcustom.data.stickers.scenes import HUES
 from realcustom.errors import InputError
 from realcustom.evaluation.judges import Judges, bare_region, subject_crops
+from realcustom.loading import construct
 from realcustom.masks import overlap
 from realcustom.options import Options
 from realcustom.training.options import TrainingOptions
@@ -68,7 +69,8 @@ class JudgesObjective:
             )
         places = [place.name for place in PLACES]
         nouns = sorted({drawing.noun for drawing in vocabulary() if not drawing.held_out})
-        judges = Judges(places, nouns, list(HUES), **recipe.judges)
+        labels = {"places": places, "nouns": nouns, "colours": list(HUES)}
+        judges = construct(Judges, {**labels, **recipe.judges}, "judges")
         known = {drawing.identity for drawing in vocabulary() if drawing.split == "train"}
         self.identities = {name: number for number, name in enumerate(sorted(known))}
         self.model = LearningJudges(judges, len(self.identities))

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ModelMixin
+from pydantic import Field, PositiveInt
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import InputError
+from realcustom.integrity import write_manifest
 from realcustom.loading import load_strictly
 from realcustom.options import Options
 from realcustom.pipeline import RealCustomPipeline
+
+
+class ModelDefaults(Options):
+    """Arguments of a pipeline that a model brings along; those of its base where none is given."""
+
+    num_inference_steps: PositiveInt | None = None
+    guidance_scale: float | None = None
+    subject_guidance_scale: float | None = None
+    mask_scope: float | None = Field(default=None, ge=0, le=1)
+    mask_layers: list[str] | None = None
 
 
 class PackageRecipe(Options):
@@ -23,14 +36,13 @@ class PackageRecipe(Options):
     """Folder of the text-to-image model."""
     adapter: Path | None = None
     """Without it the model makes text-to-image pictures only."""
-    defaults: dict[str, Any] = {}
-    """Default arguments of the pipeline: guidance and steps."""
+    defaults: ModelDefaults = ModelDefaults()
     overwrite: bool = False
     """Replace a model that lies in `output_dir`."""
 
 
 def package(recipe: PackageRecipe) -> None:
-    """Write the model, its numbers in half precision, into `output_dir`.
+    """Write the model, its numbers in half precision, into `output_dir`, and a manifest of all that then lies there.
 
     Raises:
         InputError: there is a model already, or a part is missing.
@@ -42,12 +54,21 @@ def package(recipe: PackageRecipe) -> None:
     base = RealCustomPipeline.from_pretrained(recipe.base)
     parts = {**base.components, "adapter": load_strictly(RealCustomAdapter, recipe.adapter) if recipe.adapter else None}
     own = {name: value for name, value in base.config.items() if name not in parts and not name.startswith("_")}
-    unknown = sorted(recipe.defaults.keys() - own.keys())
-    if unknown:
-        raise InputError(f"defaults has no {', '.join(unknown)}; a model has the defaults {', '.join(sorted(own))}")
-    for part in parts.values():
-        if isinstance(part, ModelMixin):
-            part.register_to_config(
+    for component in parts.values():
+        if isinstance(component, ModelMixin):
+            component.register_to_config(
                 _name_or_path=recipe.output_dir.name
             )  # diffusers would tell where it was loaded from
-    RealCustomPipeline(**parts, **{**own, **recipe.defaults}).to(torch.float16).save_pretrained(recipe.output_dir)
+    pipeline = RealCustomPipeline(**parts, **{**own, **recipe.defaults.model_dump(exclude_none=True)})
+    recipe.output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=recipe.output_dir.parent) as draft:
+        pipeline.to(torch.float16).save_pretrained(draft)
+        for part in Path(draft).iterdir():
+            _replace(recipe.output_dir / part.name, part)
+    write_manifest(recipe.output_dir)
+
+
+def _replace(old: Path, new: Path) -> None:
+    if old.is_dir():
+        shutil.rmtree(old)
+    new.replace(old)
