@@ -4,6 +4,7 @@
 #   make test    the test suite
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
+#   make wheel-test   a picture made by the wheel, installed where there is no source tree
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,8 +14,9 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 EXAMPLES := examples
+CODE := src tests benchmarks .ci
 
-.PHONY: demo figures test check fix clean
+.PHONY: demo figures test check fix wheel-test clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) demo
@@ -26,13 +28,16 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.ready
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
 fix: $(VENV)/.ready
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+wheel-test: $(VENV)/.ready
+	$(BIN)/python .ci/wheel_test.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) --torch "$(TORCH)"
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "realcustom needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }

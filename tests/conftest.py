@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 CHECKED = (
     "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
-    "projector",
-    "prompts", "evaluation.judges",
+    "portrait", "projector",
+    "prompts", "evaluation.judges", "finding", "integrity", "licenses", "versions",
     "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""

@@ -110,9 +110,9 @@ class SpokenWord:
     read: bool
     """Whether all of it lies within the tokens that the text encoder reads, so that it can carry a subject."""
     occurrence: int
-    """Which one it is of the words that are spelt alike, from 1."""
+    """Which one it is of those that `find_word` finds for it, from 1."""
     occurrences: int
-    """How many of them there are; with more than one, `occurrence` has to be said."""
+    """How many of them there are, plurals included; with more than one, `occurrence` has to be said."""
 
 
 def spoken_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[SpokenWord]:
@@ -121,15 +121,14 @@ def spoken_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[Spoken
         prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True, verbose=False
     )
     spans = list(zip(encoded["offset_mapping"], tokenizer.convert_ids_to_tokens(encoded["input_ids"]), strict=True))
-    matches = list(_WORD.finditer(prompt))
-    alike = [match.group().lower() for match in matches]
     words = []
-    for place, match in enumerate(matches):
+    for match in _WORD.finditer(prompt):
         own = [(span, piece) for span, piece in spans if span[0] < match.end() and match.start() < span[1] > span[0]]
         read = bool(own) and own[-1][0][1] >= match.end()
-        occurrence, occurrences = alike[: place + 1].count(alike[place]), alike.count(alike[place])
+        alike = [found.start() for found in _pattern(match.group()).finditer(prompt)]
         pieces = tuple(piece for _, piece in own)
-        words.append(SpokenWord(match.group(), match.start(), pieces, read, occurrence, occurrences))
+        occurrence = alike.index(match.start()) + 1
+        words.append(SpokenWord(match.group(), match.start(), pieces, read, occurrence, len(alike)))
     return words
 
 

@@ -44,6 +44,14 @@ def test_the_tokens_are_the_words_alone_with_word_pieces_and_with_byte_pairs(tin
     assert [word.tokens for word in found] == tokens
 
 
+def test_the_words_of_a_prompt_are_counted_as_they_are_found(bert):
+    prompt = "a dog and the dogs, a red dog"
+    dogs = [word for word in spoken_words(prompt, bert) if word.text == "dog"]
+    assert [(word.occurrence, word.occurrences) for word in dogs] == [(1, 3), (3, 3)]
+    for word in dogs:
+        assert find_word(prompt, word.text, bert, occurrence=word.occurrence).start == word.start
+
+
 @pytest.mark.parametrize(("occurrence", "start"), [(1, 2), (2, 14), (3, 26)])
 def test_an_occurrence_chooses(bert, occurrence, start):
     assert find_word("a dog and the dogs, a red dog", "dog", bert, occurrence=occurrence).start == start

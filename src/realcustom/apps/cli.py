@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,41 +17,129 @@ from realcustom.errors import InputError, RealCustomError
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
+_EXTRAS = {"accelerate": "train", "resvg_py": "train", "shtab": "completion"}
+"""Modules that need not be there, and the extra of this package that brings each."""
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch says, on one device or another, in place of a MemoryError."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 failed, 2 wrong usage or input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("realcustom").setLevel(logging.INFO)
+    """Run the command and return its exit code: 0, 1 failed, 2 wrong usage or input, 130 interrupted.
+
+    What the input, the machine or the user brings about is told in one line; a bug shows its traceback.
+    """
+    options = argparse.Namespace(less="")
     try:
-        options.run(options)
+        _run(sys.argv[1:] if arguments is None else arguments, options)
     except InputError as error:
         return _complain(error, EXIT_WRONG_INPUT)
     except (RealCustomError, FloatingPointError) as error:
         return _complain(error, EXIT_FAILED)
-    except ModuleNotFoundError as error:
-        return _complain(f'{error}; install what training needs with: pip install "realcustom[train]"', EXIT_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        return EXIT_FAILED
+    except Exception as error:
+        reason = _outer_reason(error, options.less)
+        if reason is None:
+            raise
+        return _complain(reason, EXIT_FAILED)
     return 0
 
 
+def _run(arguments: Sequence[str], options: argparse.Namespace) -> None:
+    try:
+        _refuse_other_encodings(arguments)
+        _parser().parse_args(arguments, options)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("realcustom").setLevel(logging.INFO)
+        options.run(options)
+    finally:
+        _finish_output()
+
+
+def _refuse_other_encodings(arguments: Sequence[str]) -> None:
+    """Python hands on bytes that are not UTF-8 as lone surrogates, which no tokenizer and no JSON can take."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(f"the argument {argument!r} is not UTF-8; write it, or name the file, in UTF-8")
+
+
+def _finish_output() -> None:
+    """Write out what is held back: at the interpreter's end nobody could answer if it cannot be written."""
+    if sys.stdout is None:  # closed before the start
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter can flush it
+        raise
+
+
+def _outer_reason(error: Exception, less: str) -> str | None:
+    """Return what to tell if disk, memory or installation, and no bug, ended the command; None otherwise.
+
+    Args:
+        error: what ended it.
+        less: options of the command that, lowered, need less memory.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f'{error}; install what is missing with: pip install "realcustom[{_EXTRAS[error.name]}]"'
+    told = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in told for s in _OUT_OF_MEMORY)):
+        return f"not enough memory{less and f'; lower {less}'}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return told if isinstance(error, OSError) or "(os error " in told else None  # the latter is safetensors' way
+
+
 def _complain(message: object, code: int) -> int:
-    print(f"realcustom: {message}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(message))
+    print(f"realcustom: {line}", file=sys.stderr)
     return code
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each example on a line of its own, and the defaults that are values."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = action.default is None or action.default is False or action.default == []
+        return action.help if plain else super()._get_help_string(action)
+
+
+_EXAMPLES = "examples:"
+
+
+def _examples(*commands: str) -> str:
+    return "\n  ".join([_EXAMPLES, *(f"realcustom {command}" for command in commands)])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="realcustom", description="Make pictures of one given subject that obey a sentence."
+        prog="realcustom",
+        description="Make pictures of one given subject that obey a sentence. Every command has a --help of its own.",
+        epilog=_examples('generate toy.png "a robot on the beach" --word robot', 'words "a robot on the beach"'),
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"realcustom {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_replay(commands)
+    _add_sweep(commands)
+    _add_batch(commands)
     _add_data(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_words(commands)
+    _add_subject_commands(commands)
+    _add_models(commands)
+    _add_licenses(commands)
+    _add_doctor(commands)
+    _add_completion(commands)
     return parser
 
 
@@ -59,38 +148,66 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "generate",
         help="make pictures of the subject of a picture",
         description="Make pictures of the subject of SUBJECT that obey PROMPT. --word names the subject in the prompt.",
-        epilog='example: realcustom generate toy.png "a robot on the beach" --word robot --seed 7',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=_examples(
+            'generate toy.png "a robot on the beach" --word robot --seed 7',
+            'generate toy.png "a purple toy in the snow" --word toy --num-images 4 --output toys.png --save-masks',
+        ),
+        formatter_class=_Help,
     )
     add = parser.add_argument
-    add("subject", metavar="SUBJECT", type=Path, help="picture of the subject")
-    add("prompt", metavar="PROMPT", help="what the new picture shows")
-    add("--word", required=True, help="word or phrase of the prompt that stands for the subject")
-    add("--occurrence", type=int, metavar="N", help="which one, if the prompt says the word more than once; from 1")
+    _add_subject(parser)
     add("--output", "-o", type=Path, help="PNG to write; with several pictures a number is added to its name")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="seed of the first picture, the next ones count up; a random one if not given")
     add("--num-images", type=int, default=1, metavar="N", help="how many pictures")
+    _add_picture_options(parser)
+    add("--mask", type=Path, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
+    add(
+        "--twin", action="store_true",
+        help="also make the same seed without the subject, and a picture of both; about 1.7 times the time",
+    )  # fmt: skip
+    add("--save-masks", action="store_true", help="also write each picture's masks: of every step, a strip of some, "
+        "the last one, to be edited and given back with --mask, and that over the picture")  # fmt: skip
+    add("--no-metadata", action="store_false", dest="metadata", help="do not write into the PNG how it was made")
+    _add_machine_options(parser)
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
+    parser.set_defaults(run=_generate, less="--num-images, or --width and --height")
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("subject", metavar="SUBJECT", type=Path, help="picture of the subject")
+    add("prompt", metavar="PROMPT", help="what the new picture shows")
+    add("--word", required=True, help="word or phrase of the prompt that stands for the subject")
+
+
+def _add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how pictures are made; the model's own values stand for what is not given."""
+    add = parser.add_argument
+    add("--occurrence", type=int, metavar="N", help="which one, if the prompt says the word more than once; from 1")
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
     add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
     add("--negative-prompt", metavar="TEXT", help="what the picture shall not show")
     add("--guidance-scale", type=float, metavar="W", help="w_t, how strongly the text is followed")
     add("--subject-guidance-scale", type=float, metavar="W", help="w_i, how strongly the subject is followed")
-    add("--subject-scale", type=float, default=1.0, metavar="S", help="strength of the subject inside the model")
+    add("--subject-scale", type=float, metavar="S", help="strength of the subject inside the model; 1 if not given")
     add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope, share of the picture where the subject may act")
-    add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num, share of its features that act")
+    add(
+        "--token-ratio", type=float, metavar="SHARE", help="gamma_num, share of its features that act; 0.8 if not given"
+    )
+    add(
+        "--mask-mode", choices=("replace", "intersect", "union"),
+        help="a given mask replaces the word's, if not given, or both are intersected or united",
+    )  # fmt: skip
     add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
+
+
+def _add_machine_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--model", default="stickers", help="embedded model, folder or hub id")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
-    add(
-        "--save-masks",
-        action="store_true",
-        help="also write, for each picture, its mask over the steps and on top of it",
-    )
-    add("--json", action="store_true", help="print one JSON object about the run on standard output")
-    parser.set_defaults(run=_generate)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -99,19 +216,108 @@ def _generate(options: argparse.Namespace) -> None:
     generate(options)
 
 
+def _add_replay(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="make a picture again from what it says of itself",
+        description="Make PICTURE again from the settings inside it, with the SUBJECT that it was made of, and compare.",
+        epilog=_examples("replay a-robot-on-the-beach-7.png toy.png"),
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add("picture", metavar="PICTURE", type=Path, help="a PNG that realcustom has made")
+    add("subject", metavar="SUBJECT", type=Path, help="the subject's picture that it was made of")
+    add("--mask", type=Path, metavar="PICTURE", help="the mask that it was made with, if any")
+    add("--output", "-o", type=Path, help="PNG to write; PICTURE's name with -again added if not given")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    add("--model", help="embedded model, folder or hub id; the one that PICTURE names if not given")
+    add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
+    add("--no-metadata", action="store_false", dest="metadata", help="do not write into the PNG how it was made")
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
+    parser.set_defaults(run=_replay)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from realcustom.apps.replay import replay
+
+    replay(options)
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="make a grid of pictures over one or two options",
+        description="Make a picture for every value of one option, or every pair of values of two, and a grid with labels.",
+        epilog=_examples(
+            'sweep toy.png "a robot on the beach" --word robot --seed 7 -o sweep --x mask-scope 0.1 0.25 0.5',
+            'sweep toy.png "a robot at night" --word robot --seed 7 -o sweep --x guidance-scale 2 4 8 --y seed 1 2',
+        ),
+        formatter_class=_Help,
+    )
+    _add_subject(parser)
+    add = parser.add_argument
+    add("--x", nargs="+", required=True, metavar=("NAME", "VALUE"), help="option across the grid, and its values")
+    add("--y", nargs="+", metavar=("NAME", "VALUE"), help="option down the grid, and its values")
+    add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures and grid.png")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    add("--seed", type=int, help="of every picture; a random one if not given")
+    _add_picture_options(parser)
+    _add_machine_options(parser)
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
+    parser.set_defaults(run=_sweep, less="--width and --height")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from realcustom.apps.sweep import sweep
+
+    sweep(options)
+
+
+def _add_batch(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="make the pictures of a list",
+        description="Make a picture for every row of LIST that is not there yet, and a sheet of them all. A row has subject "
+        "and mask (files, beside the list), word, prompt, and what options of generate it wants, by name.",
+        epilog=_examples("batch toys.csv --output toys", "batch pets.jsonl --output pets --steps 15 --scheduler dpm++"),
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add("list", metavar="LIST", type=Path, help="a .csv, .jsonl or .yaml file")
+    add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures; gone on with if there")
+    add("--seed", type=int, default=1, help="of the first row; the next rows count up, unless they say their own")
+    _add_picture_options(parser)
+    _add_machine_options(parser)
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
+    parser.set_defaults(run=_batch, less="--width and --height")
+
+
+def _batch(options: argparse.Namespace) -> None:
+    from realcustom.apps.batch import batch
+
+    batch(options)
+
+
 def _add_data(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("data", help="fetch and prepare what the embedded model is trained on")
+    parser = commands.add_parser(
+        "data",
+        help="fetch and prepare what the embedded model is trained on",
+        epilog=_examples("data stickers runs/stickers/drawings", "data text-encoder runs/stickers/text"),
+        formatter_class=_Help,
+    )
     kinds = parser.add_subparsers(required=True, metavar="WHAT")
     stickers = kinds.add_parser(
-        "stickers", help="the drawings", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "stickers", help="the drawings", formatter_class=_Help,
         description="Download the openly licensed icon sets and rasterise every drawing of the vocabulary.",
+        epilog=_examples("data stickers runs/stickers/drawings"),
     )  # fmt: skip
     stickers.add_argument("folder", type=Path, help="where to write drawings.safetensors and drawings.json")
     stickers.add_argument("--registry", default="https://registry.npmjs.org", help="npm registry to fetch them from")
     stickers.set_defaults(run=_data_stickers)
     text = kinds.add_parser(
-        "text-encoder", help="the text encoder", formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "text-encoder", help="the text encoder", formatter_class=_Help,
         description="Cut a small sentence encoder down to what the embedded model needs.",
+        epilog=_examples("data text-encoder runs/stickers/text --layers 4"),
     )  # fmt: skip
     text.add_argument("folder", type=Path, help="where to write text_encoder and tokenizer")
     text.add_argument(
@@ -142,7 +348,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "train",
         help="train a part of a model, or go on with it",
         description="Train what --config describes. A run that was interrupted goes on from its newest checkpoint.",
-        epilog="example: realcustom train base --config recipes/stickers/base.yaml --set training.train_batch_size=16",
+        epilog=_examples(
+            "train base --config recipes/stickers/base.yaml",
+            "train base --config recipes/stickers/base.yaml --set training.train_batch_size=16",
+        ),
+        formatter_class=_Help,
     )
     parser.add_argument(
         "part",
@@ -154,7 +364,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="SECTION.NAME=VALUE", dest="overrides",
         help="options that differ from the recipe",
     )  # fmt: skip
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, less="training.train_batch_size")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -168,7 +378,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="measure a model",
         description="Make the pictures of a benchmark, go on with them if some are there, and judge them all.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=_examples(
+            "evaluate --output runs/evaluation",
+            "evaluate --output runs/first-look --count 64 --steps 15 --scheduler dpm++",
+        ),
+        formatter_class=_Help,
     )
     add = parser.add_argument
     add("--benchmark", choices=("stickers",), default="stickers", help="which one")
@@ -199,7 +413,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope")
     add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, less="--batch-size")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -213,7 +427,8 @@ def _add_words(commands: argparse._SubParsersAction) -> None:
         "words",
         help="show which words of a prompt can carry a subject",
         description="Show the tokens of each word of PROMPT, which of them can be given as --word, and what is cut off.",
-        epilog='example: realcustom words "a robot and another robot on the beach"',
+        epilog=_examples('words "a robot and another robot on the beach"'),
+        formatter_class=_Help,
     )
     parser.add_argument("prompt", metavar="PROMPT", help="the sentence")
     parser.add_argument("--model", default="stickers", help="whose tokenizer: embedded model, folder or hub id")
@@ -225,3 +440,110 @@ def _words(options: argparse.Namespace) -> None:
     from realcustom.apps.words import words
 
     words(options.prompt, options.model, as_json=options.json)
+
+
+def _add_models(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "models",
+        help="list the models that are on this machine",
+        description="List the embedded models, and the models of RealCustom in the hub's local cache.",
+        epilog=_examples("models", "models --json"),
+        formatter_class=_Help,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.set_defaults(run=_models)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from realcustom.apps.models import models
+
+    models(as_json=options.json)
+
+
+def _add_licenses(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "licenses",
+        help="show whose the code, a model and its data are, and what may be done with them",
+        description="Show the licences of the code and of a model: its weights, its text encoder and its data.",
+        epilog=_examples("licenses", "licenses --model owner/name --commercial"),
+        formatter_class=_Help,
+    )
+    parser.add_argument("--model", default="stickers", help="embedded model, folder or hub id in the local cache")
+    parser.add_argument("--commercial", action="store_true", help="fail unless all of them allow commercial use")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.set_defaults(run=_licenses)
+
+
+def _licenses(options: argparse.Namespace) -> None:
+    from realcustom.apps.licenses import licenses
+
+    licenses(options.model, commercial=options.commercial, as_json=options.json)
+
+
+def _add_doctor(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="check the installation, the devices and the files of a model",
+        description="Check the installed packages, the devices and every file of a model, and name what repairs them.",
+        epilog=_examples("doctor", "doctor --model owner/name --json"),
+        formatter_class=_Help,
+    )
+    parser.add_argument("--model", default="stickers", help="embedded model, folder or hub id in the local cache")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from realcustom.apps.doctor import doctor
+
+    doctor(options.model, as_json=options.json)
+
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "completion",
+        help="print a script that lets a shell complete this command",
+        description="Print a script that lets SHELL complete commands, options and files of realcustom.",
+        epilog=_examples(
+            "completion bash > ~/.local/share/bash-completion/completions/realcustom",
+            "completion zsh > ~/.zfunc/_realcustom",
+        ),
+        formatter_class=_Help,
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
+    parser.set_defaults(run=_completion)
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from realcustom.apps.completion import script
+
+    print(script(_parser(), options.shell))
+
+
+def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "subject",
+        help="look at the picture of a subject",
+        epilog=_examples("subject check toy.png"),
+        formatter_class=_Help,
+    )
+    kinds = parser.add_subparsers(required=True, metavar="WHAT")
+    check = kinds.add_parser(
+        "check",
+        help="say what the encoder sees of it",
+        description="Say what a model's encoder sees of PICTURE, and how to make it the portrait that it expects.",
+        epilog=_examples("subject check toy.png --save seen.png"),
+        formatter_class=_Help,
+    )
+    check.add_argument("picture", metavar="PICTURE", type=Path, help="picture of the subject")
+    check.add_argument("--model", default="stickers", help="whose encoder: embedded model, folder or hub id")
+    check.add_argument("--save", type=Path, metavar="SEEN.png", help="also write what the encoder sees")
+    check.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    check.set_defaults(run=_subject_check)
+
+
+def _subject_check(options: argparse.Namespace) -> None:
+    from realcustom.apps.subject import check
+
+    check(options.picture, options.model, save=options.save, overwrite=options.overwrite, as_json=options.json)

@@ -10,14 +10,14 @@ from pathlib import Path
 import diffusers
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import scheduler_class, to_device
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import Settings, fingerprint, judge, make_pictures, summarise
-from realcustom.loading import load_strictly
+from realcustom.evaluation.run import Settings, judge, make_pictures, summarise
+from realcustom.loading import fingerprint, load_strictly
+from realcustom.painting import take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -37,8 +37,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
     pipeline = to_device(RealCustomPipeline.from_pretrained(options.model), options.device)
-    if options.scheduler:
-        pipeline.scheduler = scheduler_class(options.scheduler).from_config(pipeline.scheduler.config)
+    take_scheduler(pipeline, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     settings = Settings(
         count=options.count,
@@ -62,4 +61,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _say(row: str, done: int, total: int) -> None:
-    print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total:  # a file keeps no line that is drawn over and over
+        print(f"{row}: {done} of {total}", file=sys.stderr)

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import diffusers
-import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.errors import InputError, did_you_mean
-from realcustom.pictures import mask_over, mask_strip, read_picture, write_picture
-from realcustom.pipeline import RealCustomPipeline
+from realcustom.errors import InputError
+from realcustom.painting import Painter, Painting
+from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet, write_picture
+from realcustom.provenance import Provenance
 
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "dpm++-single": "DPMSolverSinglestepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Short names of diffusers' schedulers; their class names are understood, too."""
+TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
+MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mask-step"
+"""What is added to a picture's name for those that belong to it."""
 
-MASK_STEPS, MASK_OVER = "mask-steps", "mask"
-"""What is added to a picture's name for the pictures of its mask."""
+MOST_IMAGES = 256
+
+_TWIN_COST = "each twin adds 2 rows to the 3 of its picture in every step: about 1.7 times the time"
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -45,111 +35,121 @@ def generate(options: argparse.Namespace) -> None:
         InputError: the picture, the prompt, an option or an output file cannot be used; nothing has been written.
     """
     quiet_libraries()
+    if options.mask_mode is not None and options.mask is None:
+        raise InputError("--mask-mode was given without --mask, the mask that it is about")
     subject = read_picture(options.subject)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
-    if options.num_images < 1:
-        raise InputError(f"--num-images must be at least 1, but is {options.num_images}")
-    seeds = [seed + number for number in range(options.num_images)]
-    if not -(2**63) <= seeds[0] <= seeds[-1] < 2**64:
-        raise InputError(f"--seed must be from -2^63 to 2^64 - 1 for every picture, but is {seed}")
-    outputs = _output_paths(options, seeds)
-    pipeline = _load(options)
-    started = time.monotonic()
-    result = pipeline(
-        options.prompt,
-        subject,
-        options.word,
-        height=options.height,
-        width=options.width,
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        subject_guidance_scale=options.subject_guidance_scale,
-        negative_prompt=options.negative_prompt,
-        num_images_per_prompt=options.num_images,
-        generator=[torch.Generator().manual_seed(value) for value in seeds],
-        occurrence=options.occurrence,
-        mask_scope=options.mask_scope,
-        token_ratio=options.token_ratio,
-        subject_scale=options.subject_scale,
-    )
-    seconds = round(time.monotonic() - started, 3)
-    assert result.masks is not None
-    assert result.report is not None
-    for number, (path, picture) in enumerate(zip(outputs, result.images, strict=True)):
-        write_picture(picture, path)
-        if options.save_masks:
-            write_picture(mask_strip(result.masks.steps[:, number], picture.height), _beside(path, MASK_STEPS))
-            write_picture(mask_over(picture, result.masks.final[number]), _beside(path, MASK_OVER))
+    mask = None if options.mask is None else read_picture(options.mask)
+    seeds = picture_seeds(options.seed, options.num_images)
+    outputs = _outputs(options, seeds)
+    painter = Painter.load(options.model, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty())
+    settings = painter.settings(options.prompt, options.word, **picture_options(options))
+    scales = [settings.subject_scale, 0.0] if options.twin else [settings.subject_scale]
+    wanted = [settings.model_copy(update={"seed": seed, "subject_scale": scale}) for scale in scales for seed in seeds]
+    painting = painter.paint(subject, wanted, mask)
+    for number, path in enumerate(outputs):
+        for kind, picture in _pictures(painting, number, options):
+            provenance = painting.provenances[number + len(seeds) * (kind == TWIN)]
+            save(picture, beside(path, kind), provenance if kind in ("", TWIN) and options.metadata else None)
     if options.json:
-        pictures = [{"image": str(path), "seed": value} for path, value in zip(outputs, seeds, strict=True)]
-        about = {"pictures": pictures, "model": options.model, "seconds": seconds, "report": result.report.to_dict()}
-        print(json.dumps(about, allow_nan=False))
-    else:
-        print(*(f"{path} (seed {value})" for path, value in zip(outputs, seeds, strict=True)), sep="\n")
+        print(json.dumps(_about(options, painting, outputs, seeds), allow_nan=False))
+        return
+    print(*(f"{path} (seed {seed})" for path, seed in zip(outputs, seeds, strict=True)), sep="\n")
+    for line in [*painting.report.lines(), *([_TWIN_COST] if options.twin else [])]:
+        print(f"  {line}", file=sys.stderr)
 
 
-def scheduler_class(name: str) -> type[SchedulerMixin]:
-    """Return a diffusers scheduler by its short or class name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    found = getattr(diffusers, SCHEDULERS.get(name.lower(), name), None)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
-        hint = did_you_mean(name.lower(), list(SCHEDULERS)) or f" Known: {', '.join(SCHEDULERS)}."
-        raise InputError(f"there is no scheduler {name!r}.{hint}")
-    return found
-
-
-def best_device() -> str:
-    """Return the fastest device that torch can use here."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def picture_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of how pictures are made, by the names of `PictureSettings`."""
+    return {
+        "num_inference_steps": options.steps,
+        "scheduler": options.scheduler,
+        "negative_prompt": options.negative_prompt,
+        "guidance_scale": options.guidance_scale,
+        "subject_guidance_scale": options.subject_guidance_scale,
+        "subject_scale": options.subject_scale,
+        "mask_scope": options.mask_scope,
+        "mask_mode": options.mask_mode,
+        "token_ratio": options.token_ratio,
+        "occurrence": options.occurrence,
+        "width": options.width,
+        "height": options.height,
+    }
 
 
-def to_device(pipeline: RealCustomPipeline, device: str | None) -> RealCustomPipeline:
-    """Return the pipeline on a device, on the best that there is if none is named.
+def picture_seeds(first: int | None, count: int) -> list[int]:
+    """Return one seed for each picture, counting up; from a random one if none is given.
 
     Raises:
-        InputError: the device cannot be used.
+        InputError: there is no picture, or a seed is no 64-bit number.
     """
-    try:
-        return pipeline.to(device or best_device())
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    first = random.SystemRandom().randrange(2**31) if first is None else first
+    if count < 1:
+        raise InputError(f"--num-images must be at least 1, but is {count}")
+    if count > MOST_IMAGES:
+        raise InputError(f"--num-images must be at most {MOST_IMAGES}, as they are made at once, but is {count}")
+    if not -(2**63) <= first <= first + count - 1 < 2**64:
+        raise InputError(f"--seed must be from -2^63 to 2^64 - 1 for every picture, but is {first}")
+    return [first + number for number in range(count)]
 
 
-def _load(options: argparse.Namespace) -> RealCustomPipeline:
-    kind = scheduler_class(options.scheduler) if options.scheduler else None
-    pipeline = RealCustomPipeline.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype))
-    if kind is not None:
-        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), file=sys.stderr)
-    return to_device(pipeline, options.device)
+def slug(prompt: str) -> str:
+    """Return a prompt as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
 
 
-def _output_paths(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
-    """Return one path for each picture, all of which can be written."""
-    slug = re.sub(r"[^a-z0-9]+", "-", options.prompt.lower()).strip("-")[:60] or "picture"
-    base = options.output or Path(f"{slug}-{seeds[0]}.png")
-    if base.suffix.lower() != ".png":
-        raise InputError(f"--output must end in .png, but is {base}")
-    if not base.parent.is_dir():
-        raise InputError(f"the folder {base.parent} for the output does not exist; make it first")
+def beside(path: Path, kind: str) -> Path:
+    """Return the name of a file that belongs to a picture's."""
+    return path.with_stem(f"{path.stem}-{kind}") if kind else path
+
+
+def save(picture: Image.Image, path: Path, provenance: Provenance | None) -> None:
+    """Write a picture with how it was made, if that shall be said."""
+    write_picture(picture, path, None if provenance is None else provenance.png_texts())
+
+
+def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
+    """Return one path for each picture; it and everything that belongs to it can be written."""
+    base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
     paths = [base] if len(seeds) == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(len(seeds))]
-    extra = (MASK_STEPS, MASK_OVER) if options.save_masks else ()
-    wanted = [path for one in paths for path in (one, *(_beside(one, kind) for kind in extra))]
-    folders = [path for path in wanted if path.is_dir()]
-    if folders:
-        raise InputError(f"{folders[0]} is a folder; choose another --output")
-    taken = [path for path in wanted if os.path.lexists(path)]
-    if taken and not options.overwrite:
-        raise InputError(f"{taken[0]} exists; choose another --output, or --overwrite it")
-    if not os.access(base.parent, os.W_OK):
-        raise InputError(f"the folder {base.parent} cannot be written to")
+    kinds = [""]
+    kinds += [TWIN, SIDE_BY_SIDE] if options.twin else []
+    kinds += [MASK, MASK_OVER, MASK_STRIP] if options.save_masks else []
+    for path in paths:
+        for kind in kinds:
+            require_free(beside(path, kind), overwrite=options.overwrite)
     return paths
 
 
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_stem(f"{path.stem}-{kind}")
+def _pictures(painting: Painting, number: int, options: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
+    """Yield what belongs to one picture, each with what is added to its name."""
+    picture = painting.pictures[number]
+    yield "", picture
+    if options.twin:
+        twin = painting.pictures[number + options.num_images]
+        yield TWIN, twin
+        yield SIDE_BY_SIDE, sheet([twin, picture], columns=2)
+    if options.save_masks:
+        steps = painting.masks.steps[:, number]
+        yield MASK, mask_picture(steps[-1], picture.size)
+        yield MASK_OVER, mask_over(picture, steps[-1])
+        yield MASK_STRIP, mask_strip(steps, picture.height)
+        for step, mask in enumerate(steps, start=1):
+            yield f"{MASK_STEP}-{step:02d}", mask_picture(mask, picture.size)
+
+
+def _about(
+    options: argparse.Namespace, painting: Painting, outputs: Sequence[Path], seeds: Sequence[int]
+) -> dict[str, Any]:
+    pictures = [
+        {"image": str(path), "seed": seed, **({"twin": str(beside(path, TWIN))} if options.twin else {})}
+        for path, seed in zip(outputs, seeds, strict=True)
+    ]
+    provenance = painting.provenances[0]
+    return {
+        "pictures": pictures,
+        "model": options.model,
+        "settings": provenance.settings.model_dump(exclude={"seed"}),
+        "made_by": provenance.model_dump(include={"weights", "device", "dtype", "threads", "versions"}),
+        "seconds": round(painting.seconds, 3),
+        "report": painting.report.to_dict(),
+    }

@@ -1,0 +1,88 @@
+"""`realcustom replay`: the same picture again, or which ingredient is another one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import numpy as np
+import torch
+from PIL import Image
+
+from realcustom.apps.console import quiet_libraries
+from realcustom.apps.generate import beside, save
+from realcustom.errors import InputError, RealCustomError
+from realcustom.painting import Painter
+from realcustom.pictures import read_picture, require_free
+from realcustom.provenance import Provenance, picture_hash, read_provenance
+
+AGAIN = "again"
+
+
+class NotTheSame(RealCustomError):
+    """A picture could not be made again as it was."""
+
+
+def replay(options: argparse.Namespace) -> None:
+    """Make a picture again from what it says of itself, in the same call, and compare.
+
+    Raises:
+        InputError: the picture does not say how it was made, or the subject or mask is another one; nothing has been written.
+        NotTheSame: the new picture, which has been written, is another one.
+    """
+    quiet_libraries()
+    asked = read_provenance(options.picture)
+    output = options.output or beside(options.picture, AGAIN)
+    require_free(output, overwrite=options.overwrite)
+    subject = _same(read_picture(options.subject), asked.subject, "the subject's picture")
+    mask = None if options.mask is None else read_picture(options.mask)
+    if (mask is None) != (asked.mask is None):
+        raise InputError(
+            "the picture was made with a mask; give it with --mask" if mask is None
+            else "the picture was made without a mask; leave --mask out"
+        )  # fmt: skip
+    if mask is not None and asked.mask is not None:
+        _same(mask, asked.mask, "the mask")
+    torch.set_num_threads(asked.threads)
+    painter = Painter.load(
+        options.model or asked.model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty()
+    )
+    call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
+    settings = [asked.settings.model_copy(update={"seed": seed, "subject_scale": scale}) for seed, scale in call]
+    painting = painter.paint(subject, settings, mask)
+    found, picture = painting.provenances[asked.call.index], painting.pictures[asked.call.index]
+    save(picture, output, found if options.metadata else None)
+    _tell(options, asked, found, _largest_difference(picture, read_picture(options.picture)), str(output))
+
+
+def _same(picture: Image.Image, wanted: str, what: str) -> Image.Image:
+    if picture_hash(picture) != wanted:
+        raise InputError(f"{what} is another one than the picture was made with: its pixels differ")
+    return picture
+
+
+def _largest_difference(one: Image.Image, other: Image.Image) -> int:
+    """Return by how many of 255 levels two pictures differ where they differ most; 255 if their sizes do."""
+    if one.size != other.size:
+        return 255
+    levels = [np.asarray(picture.convert("RGB"), int) for picture in (one, other)]
+    return int(np.abs(levels[0] - levels[1]).max())
+
+
+def _tell(options: argparse.Namespace, asked: Provenance, found: Provenance, difference: int, output: str) -> None:
+    others = asked.differences(found)
+    if options.json:
+        print(json.dumps({"image": output, "identical": difference == 0, "difference": difference, "others": others}))
+    else:
+        same = "identical" if difference == 0 else f"differs by up to {difference} of 255 levels"
+        print(f"{output} ({same})")
+        for line in others:
+            print(f"  another {line}", file=sys.stderr)
+    if difference > 0:
+        reason = (
+            f"; other ingredients: {'; '.join(others)}"
+            if others
+            else ", although every recorded ingredient is the same"
+        )
+        raise NotTheSame(f"the picture is not identical, it differs by up to {difference} of 255 levels{reason}")

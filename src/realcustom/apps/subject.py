@@ -1,0 +1,47 @@
+"""`realcustom subject check`: what the encoder sees of a subject's picture, and what would make it a better one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from realcustom.errors import InputError
+from realcustom.loading import resolve
+from realcustom.pictures import read_picture, require_free, write_picture
+from realcustom.portrait import examine, fit_reference
+
+
+def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Print what the encoder of a model sees of a picture, and advice; write it, if `save` says where.
+
+    Raises:
+        InputError: the picture, the model or the output file cannot be used; nothing has been written.
+    """
+    if save is not None:
+        require_free(save, overwrite=overwrite)
+    opened = read_picture(picture)
+    portrait = examine(opened, encoder_side(resolve(model)))
+    if save is not None:
+        write_picture(fit_reference(opened, portrait.side), save)
+    if as_json:
+        where = {"picture": str(picture), "model": model, "saved": None if save is None else str(save)}
+        print(json.dumps({**where, **portrait.to_dict()}, allow_nan=False))
+        return
+    advice = portrait.advice or ("none, it is a good portrait",)
+    print(*portrait.lines(), *(f"advice: {sentence}" for sentence in advice), sep="\n")
+
+
+def encoder_side(folder: Path) -> int:
+    """Return the side in pixels of the square that a model's encoder sees, from its configs alone.
+
+    Raises:
+        InputError: they do not say.
+    """
+    try:
+        unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        blocks = vae["encoder_block_out_channels" if "encoder_block_out_channels" in vae else "block_out_channels"]
+        return int(unet["sample_size"]) * 2 ** (len(blocks) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} does not say how large its pictures are: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,150 @@
+"""Where models lie on this machine: inside the package, in a folder, or in the hub's local cache.
+
+The network is never asked, and nothing here needs torch, so that what only looks at files answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import CacheNotFound, HFValidationError
+from huggingface_hub.file_download import repo_folder_name
+
+from realcustom.errors import InputError, did_you_mean
+
+EMBEDDED = ("stickers",)
+"""Models that ship inside the package."""
+
+INDEX, CARD = "model_index.json", "README.md"
+PIPELINE = "RealCustomPipeline"
+"""What the index of a model of this package says that it is."""
+
+_NO_PROSE = ("#", "|", "!", "[!", "<", ">", "`", "-")
+"""What a heading, a table, a picture, a badge and the like begin with in Markdown."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies, or where it would lie if it were there."""
+
+    name: str
+    kind: Literal["embedded", "folder", "hub"]
+    folder: Path
+
+    @property
+    def card(self) -> str | None:
+        """Path or address of the model card; None if there is none."""
+        if (self.folder / CARD).is_file():
+            return str(self.folder / CARD)
+        return f"{constants.ENDPOINT}/{self.name}" if self.kind == "hub" else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder holds a model in diffusers' layout, whole or not."""
+        return (self.folder / INDEX).is_file()
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model's files say about it."""
+
+    place: Place
+    takes_subject: bool
+    """Whether it has the RealCustom part; without, it makes pictures of text only."""
+    pixels: int | None
+    """Side of its pictures; None where its files do not say it."""
+    size: int
+    """Of all its files, in bytes."""
+    description: str
+    """First sentence of its card; empty without a card."""
+
+
+def embedded_folder(name: str) -> Path:
+    """Return the folder where an embedded model ships."""
+    return Path(str(resources.files("realcustom"))) / "models" / name
+
+
+def locate(name: str) -> Place:
+    """Return where a model lies: an embedded one, a folder, or the main revision of a hub id in the local cache.
+
+    An embedded or hub model that is not there is placed where it would be.
+
+    Raises:
+        InputError: the name is neither of an embedded model nor of a folder, and cannot be a hub id.
+    """
+    if name in EMBEDDED:
+        return Place(name, "embedded", embedded_folder(name))
+    if name and os.path.isdir(name):
+        return Place(name, "folder", Path(name))
+    try:
+        index = try_to_load_from_cache(name, INDEX)
+    except HFValidationError:
+        index = None
+    if isinstance(index, str):
+        return Place(name, "hub", Path(index).parent)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII):
+        hint = did_you_mean(name, EMBEDDED)
+        raise InputError(f"there is no embedded model and no folder {name!r}, nor is it a hub id (owner/name).{hint}")
+    return Place(name, "hub", Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model"))
+
+
+def cached_places() -> list[Place]:
+    """Return the models of this package in the hub's local cache, sorted by name; of each its main or newest revision."""
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, ValueError):
+        return []
+    places = []
+    for repository in sorted(repositories, key=lambda repository: repository.repo_id):
+        if repository.repo_type == "model" and repository.revisions:
+            newest = max(repository.revisions, key=lambda revision: ("main" in revision.refs, revision.last_modified))
+            places.append(Place(repository.repo_id, "hub", newest.snapshot_path))
+    return [place for place in places if read_object(place.folder / INDEX).get("_class_name") == PIPELINE]
+
+
+def describe(place: Place) -> Model:
+    """Return what a model's files say about it; what cannot be read is left open."""
+    adapter = read_object(place.folder / INDEX).get("adapter")
+    return Model(
+        place=place,
+        takes_subject=isinstance(adapter, list) and None not in adapter,
+        pixels=_pixels(place.folder),
+        size=sum(path.stat().st_size for path in place.folder.rglob("*") if path.is_file()),
+        description=_first_sentence(place.folder / CARD),
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file, or an empty one if the file holds none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _pixels(folder: Path) -> int | None:
+    """Return the side of a model's pictures: the UNet's cells times what the autoencoder makes of a cell."""
+    cells = read_object(folder / "unet" / "config.json").get("sample_size")
+    autoencoder = read_object(folder / "vae" / "config.json")
+    blocks = autoencoder.get("encoder_block_out_channels") or autoencoder.get("block_out_channels")
+    if not isinstance(cells, int) or not isinstance(blocks, list):
+        return None
+    return cells * 2 ** (len(blocks) - 1)
+
+
+def _first_sentence(card: Path) -> str:
+    """Return the first sentence of a card as plain text."""
+    text = card.read_text("utf-8", "replace") if card.is_file() else ""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    paragraphs = [paragraph.strip() for paragraph in text.split("\n\n")]
+    prose = next((" ".join(one.split()) for one in paragraphs if one and not one.startswith(_NO_PROSE)), "")
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose).replace("**", "").replace("`", "")
+    return re.split(r"(?<=[.!?])\s", plain)[0]

@@ -1,0 +1,209 @@
+"""From complete settings to pictures that know how they were made: what the command and every other program run."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
+
+from realcustom import __version__
+from realcustom.errors import InputError, did_you_mean
+from realcustom.finding import locate
+from realcustom.loading import fingerprint
+from realcustom.options import parse_options
+from realcustom.pipeline import RealCustomPipeline
+from realcustom.provenance import Call, PictureSettings, Provenance, picture_hash
+from realcustom.report import Report, SubjectMasks
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-single": "DPMSolverSinglestepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Short names of diffusers' schedulers; their class names are understood, too."""
+
+_PER_PICTURE = ("seed", "subject_scale")
+"""Settings in which the pictures of one call may differ."""
+
+
+@dataclass(frozen=True)
+class Painting:
+    """The pictures of one call, and what is to be said about them."""
+
+    pictures: Sequence[Image.Image]
+    provenances: Sequence[Provenance]
+    masks: SubjectMasks
+    report: Report
+    seconds: float
+
+
+class Painter:
+    """A loaded model that makes pictures from complete settings.
+
+    Args:
+        pipeline: the model on its device.
+        name: what its pictures say of where it comes from; never a path.
+    """
+
+    def __init__(self, pipeline: RealCustomPipeline, name: str) -> None:
+        self.pipeline, self.name = pipeline, name
+        self.weights = fingerprint(pipeline.vae, pipeline.text_encoder, pipeline.unet, pipeline.adapter)
+        self._own_scheduler = pipeline.scheduler
+
+    @classmethod
+    def load(cls, model: str, *, device: str | None = None, dtype: str = "float32", progress: bool = False) -> Painter:
+        """Return a painter of a model on a device, the best that there is if none is named.
+
+        Args:
+            model: embedded model, folder or hub id.
+            device: of torch.
+            dtype: name of torch's type.
+            progress: show a bar on standard error.
+
+        Raises:
+            InputError: there is no such model, or the device cannot be used.
+        """
+        pipeline = RealCustomPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+        pipeline.set_progress_bar_config(disable=not progress)
+        place = locate(model)
+        return cls(to_device(pipeline, device), Path(model).resolve().name if place.kind == "folder" else place.name)
+
+    def settings(self, prompt: str, subject_word: str, **given: Any) -> PictureSettings:
+        """Return complete settings: those that are not given, or None, are the model's own, the seed is drawn.
+
+        Raises:
+            InputError: there is no such scheduler, or a value is of the wrong kind.
+        """
+        config = self.pipeline.config
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        own = {
+            "seed": random.SystemRandom().randrange(2**31),
+            "num_inference_steps": config.num_inference_steps,
+            "guidance_scale": config.guidance_scale,
+            "subject_guidance_scale": config.subject_guidance_scale,
+            "mask_scope": config.mask_scope,
+            "token_ratio": 0.8,
+            "subject_scale": 1.0,
+            "height": side,
+            "width": side,
+        }
+        chosen = {**own, **{name: value for name, value in given.items() if value is not None}}
+        name = chosen.pop("scheduler", type(self._own_scheduler).__name__)
+        said = {"prompt": prompt, "subject_word": subject_word, "scheduler": scheduler_class(name).__name__}
+        return parse_options(PictureSettings, {**said, **chosen}, "the settings")
+
+    def paint(
+        self, subject: Image.Image, settings: Sequence[PictureSettings], mask: Image.Image | None = None
+    ) -> Painting:
+        """Make the pictures of one call; their settings may differ in seed and subject_scale.
+
+        Raises:
+            InputError: a setting cannot be used.
+            ValueError: other settings differ.
+        """
+        shared = settings[0]
+        if len({one.model_dump_json(exclude=set(_PER_PICTURE)) for one in settings}) != 1:
+            raise ValueError(f"the pictures of one call can only differ in {' and '.join(_PER_PICTURE)}")
+        seeds, scales = [one.seed for one in settings], [one.subject_scale for one in settings]
+        take_scheduler(self.pipeline, shared.scheduler, self._own_scheduler)
+        started = time.monotonic()
+        result = self.pipeline(
+            shared.prompt,
+            subject,
+            shared.subject_word,
+            num_images_per_prompt=len(settings),
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            subject_scale=scales,
+            mask=mask,
+            **shared.model_dump(exclude={"prompt", "subject_word", "scheduler", *_PER_PICTURE}),
+        )
+        seconds = time.monotonic() - started
+        assert result.masks is not None
+        assert result.report is not None
+        provenances = [
+            Provenance(
+                settings=one,
+                call=Call(seeds=seeds, subject_scales=scales, index=index),
+                subject=picture_hash(subject),
+                mask=None if mask is None else picture_hash(mask),
+                model=self.name,
+                weights=self.weights,
+                device=_device_name(self.pipeline.device),
+                dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
+                threads=torch.get_num_threads(),
+                versions=_versions(),
+            )
+            for index, one in enumerate(settings)
+        ]
+        return Painting(result.images, provenances, result.masks, result.report, seconds)
+
+
+def scheduler_class(name: str) -> type[SchedulerMixin]:
+    """Return a diffusers scheduler by its short or class name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    found = getattr(diffusers, SCHEDULERS.get(name.lower(), name), None)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        hint = did_you_mean(name.lower(), list(SCHEDULERS)) or f" Known: {', '.join(SCHEDULERS)}."
+        raise InputError(f"there is no scheduler {name!r}.{hint}")
+    return found
+
+
+def take_scheduler(pipeline: RealCustomPipeline, name: str | None, own: SchedulerMixin | None = None) -> None:
+    """Let a pipeline sample by another scheduler on its noise schedule; by its own if that is the one, or none is named."""
+    own = own or pipeline.scheduler
+    kind = type(own) if name is None else scheduler_class(name)
+    pipeline.scheduler = own if kind is type(own) else kind.from_config(own.config)
+
+
+def best_device() -> str:
+    """Return the fastest device that torch can use here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def to_device(pipeline: RealCustomPipeline, device: str | None) -> RealCustomPipeline:
+    """Return the pipeline on a device, on the best that there is if none is named.
+
+    Raises:
+        InputError: the device cannot be used.
+    """
+    try:
+        if device is not None and torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return pipeline.to(device or best_device())
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else device.type
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "realcustom": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,147 @@
+"""How a picture was made: complete settings, and every other ingredient that decides its pixels, inside the PNG itself.
+
+Two texts are written: `realcustom`, JSON that `read_provenance` reads back, and `parameters`, the line that other tools
+show. Neither ever holds a path of the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from realcustom.errors import InputError
+from realcustom.masks import MaskMode
+from realcustom.options import Options, parse_options
+from realcustom.pictures import as_seen, read_picture
+
+KEY, SHOWN_KEY = "realcustom", "parameters"
+
+
+class PictureSettings(Options):
+    """All that a caller decides about one picture; nothing is left to defaults of a model. Ranges are the pipeline's."""
+
+    prompt: str
+    subject_word: str
+    seed: int = Field(ge=-(2**63), lt=2**64)
+    num_inference_steps: int
+    scheduler: str
+    """Class of diffusers' sampler."""
+    guidance_scale: float
+    subject_guidance_scale: float
+    mask_scope: float
+    token_ratio: float
+    subject_scale: float
+    height: int
+    width: int
+    negative_prompt: str = ""
+    occurrence: int | None = None
+    mask_mode: MaskMode = "replace"
+
+
+class Call(Options):
+    """The one call of the pipeline in which a picture was made, because rounding depends on what else is in a batch."""
+
+    seeds: list[int]
+    subject_scales: list[float]
+    index: NonNegativeInt
+    """Which of them the picture is, from 0."""
+
+    @model_validator(mode="after")
+    def _names_the_picture(self) -> Call:
+        if not self.index < len(self.seeds) == len(self.subject_scales):
+            raise ValueError("there must be a seed and a subject_scale for every picture of the call")
+        return self
+
+
+class Provenance(Options):
+    """Everything that decides a picture's pixels."""
+
+    settings: PictureSettings
+    call: Call
+    subject: str
+    """Hash of the subject's picture, see `picture_hash`."""
+    mask: str | None
+    """Likewise of a mask that was given."""
+    model: str
+    """Name of an embedded or hub model, or the last part of a folder's name."""
+    weights: str
+    """Hash of the model's weights."""
+    device: str
+    dtype: str
+    threads: PositiveInt
+    versions: dict[str, str]
+
+    def differences(self, other: Provenance) -> list[str]:
+        """Return which ingredients of `other` are not this one's, a sentence each; settings are not compared."""
+        found = []
+        for name in ("subject", "mask", "model", "weights", "device", "dtype", "threads"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                found.append(f"{name}: {theirs} instead of {mine}")
+        for library in sorted({*self.versions, *other.versions}):
+            mine, theirs = (one.versions.get(library, "none") for one in (self, other))
+            if mine != theirs:
+                found.append(f"{library}: {theirs} instead of {mine}")
+        return found
+
+    def shown(self) -> str:
+        """Return the line that other tools show for a picture."""
+        settings = self.settings
+        values = {
+            "Steps": settings.num_inference_steps,
+            "Sampler": settings.scheduler,
+            "CFG scale": settings.guidance_scale,
+            "Seed": settings.seed,
+            "Size": f"{settings.width}x{settings.height}",
+            "Model hash": self.weights,
+            "Model": self.model,
+            "Subject word": settings.subject_word,
+            "Subject guidance scale": settings.subject_guidance_scale,
+            "Subject scale": settings.subject_scale,
+            "Mask scope": settings.mask_scope,
+            "Token ratio": settings.token_ratio,
+            "Version": f"realcustom {self.versions.get('realcustom', '')}",
+        }
+        negative = [f"Negative prompt: {settings.negative_prompt}"] if settings.negative_prompt else []
+        return "\n".join([settings.prompt, *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])
+
+    def png_texts(self) -> PngInfo:
+        """Return the texts that are written into the PNG."""
+        texts = PngInfo()
+        texts.add_itxt(SHOWN_KEY, self.shown())
+        texts.add_itxt(KEY, self.model_dump_json())
+        return texts
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Return how a picture was made.
+
+    Raises:
+        InputError: the file is no picture, or does not say it.
+    """
+    texts = getattr(read_picture(path), "text", {})
+    if KEY not in texts:
+        raise InputError(
+            f"{path} does not say how it was made: it holds no text {KEY!r}; it was not made by realcustom, was saved "
+            f"again by another program, or was made with --no-metadata"
+        )
+    try:
+        values = json.loads(texts[KEY])
+    except ValueError as error:
+        raise InputError(f"what {path} says of how it was made is no JSON: {error}") from error
+    return parse_options(Provenance, values, f"what {path} says of how it was made")
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """Return a hash of what a picture shows, which does not depend on the kind of file that it was in."""
+    seen = as_seen(picture)
+    levels = seen.convert("RGBA")
+    digest = hashlib.sha256(f"{levels.size}".encode())
+    digest.update(np.asarray(levels).tobytes())
+    return digest.hexdigest()
