@@ -97,6 +97,7 @@ class Painter:
             "guidance_scale": config.guidance_scale,
             "subject_guidance_scale": config.subject_guidance_scale,
             "mask_scope": config.mask_scope,
+            "mask_binary": config.mask_binary,
             "token_ratio": 0.8,
             "subject_scale": 1.0,
             "height": side,

@@ -43,7 +43,7 @@ from realcustom.masks import (
     resize_mask,
 )
 from realcustom.pictures import as_seen
-from realcustom.placement import FRAME_SCOPE, frame_of, place_tokens
+from realcustom.placement import FRAME_PACE, FRAME_SCOPE, frame_of, place_tokens
 from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
@@ -98,9 +98,15 @@ class _SubjectCall:
     scales: Tensor
     guidance_scale: float
     subject_guidance_scale: float
+    frames: Tensor | None = None
     masks: list[Tensor] = field(default_factory=list)
     strengths: list[list[float | None]] = field(default_factory=list)
     _parts: dict[tuple[int, ...], _SubjectViews] = field(default_factory=dict)
+
+    def steady(self, found: Tensor) -> Tensor:
+        """Return the subjects' frames: those that the step's masks give, and more of those of the steps before."""
+        self.frames = found if self.frames is None else torch.lerp(self.frames, found, FRAME_PACE)
+        return self.frames
 
     def part(self, rows: Sequence[int]) -> _SubjectViews:
         """Return what belongs to some of the pictures; always the same object for the same ones, as the text's cache needs."""
@@ -125,6 +131,7 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: this model's default w_t.
         subject_guidance_scale: this model's default w_i.
         mask_scope: this model's default gamma_scope.
+        mask_binary: whether this model by default gives the whole scope the weight 1.
         mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
             as in RC. A small model's noun may only be found in some of them.
     """
@@ -146,6 +153,7 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: float = 7.5,
         subject_guidance_scale: float = 12.5,
         mask_scope: float = 0.25,
+        mask_binary: bool = False,
         mask_layers: list[str] = [],  # noqa: B006  (diffusers reads this annotation and default; it is never changed)
     ) -> None:
         super().__init__()
@@ -157,6 +165,7 @@ class RealCustomPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             subject_guidance_scale=subject_guidance_scale,
             mask_scope=mask_scope,
+            mask_binary=mask_binary,
             mask_layers=list(mask_layers),
         )
         self._check_layers(mask_layers)
@@ -224,7 +233,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_mode: MaskMode = "replace",
         mask_scope: float | None = None,
         mask_normalization: Normalization = "max",
-        mask_binary: bool = False,
+        mask_binary: bool | None = None,
         token_ratio: float = 0.8,
         subject_scale: float | Sequence[float] = 1.0,
         output_type: str = "pil",
@@ -257,7 +266,7 @@ class RealCustomPipeline(DiffusionPipeline):
                 or larger of the two in each cell.
             mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max".
-            mask_binary: give the whole scope the weight 1 (an ablation of the paper).
+            mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
                 0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
@@ -334,7 +343,7 @@ class RealCustomPipeline(DiffusionPipeline):
                 mask_mode=mask_mode,
                 mask_scope=mask_scope,
                 mask_normalization=mask_normalization,
-                mask_binary=mask_binary,
+                mask_binary=config.mask_binary if mask_binary is None else mask_binary,
                 token_ratio=token_ratio,
                 scales=torch.tensor(subject_scales, device=device),
                 guidance_scale=guidance_scale,
@@ -537,13 +546,13 @@ class RealCustomPipeline(DiffusionPipeline):
         tap.word = None if replaced else call.columns
         unconditional, from_text = self._predict_from_text(noisy, timestep, both, call.views.text, call.guidance_scale)
         tap.word = None
-        mask, framing = self._masks(tap, call)
+        mask, frames = self._masks(tap, call)
         # TI2I, text and subject, for the pictures where it can differ
         from_both = from_text
         strengths: list[float | None] = [None] * len(noisy)
         rows = ((call.scales != 0) & mask.flatten(1).any(dim=1)).nonzero()[:, 0].tolist()
         if rows:
-            painted, strengths = self._predict_subject(tap, call, noisy, timestep, mask, framing, rows)
+            painted, strengths = self._predict_subject(tap, call, noisy, timestep, mask, frames, rows)
             from_both = painted if len(rows) == len(noisy) else from_text.index_copy(0, torch.tensor(rows), painted)
         call.masks.append(mask.cpu())
         call.strengths.append(strengths)
@@ -551,30 +560,30 @@ class RealCustomPipeline(DiffusionPipeline):
         return cascade_guidance(unconditional, from_text, from_both, **scales)
 
     def _masks(self, tap: AttentionTap, call: _SubjectCall) -> tuple[Tensor, Tensor]:
-        """Return where the subjects may act, and the mask that gives their frames, from what T2I has recorded."""
+        """Return where the subjects may act, and their frames, from what T2I has recorded."""
         if call.given_mask is not None and call.mask_mode == "replace":
-            return call.given_mask, call.given_mask
+            return call.given_mask, frame_of(call.given_mask)
         relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
         found = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
-        if call.given_mask is None:
-            return found, framing
-        return combine(found, call.given_mask, call.mask_mode), combine(framing, call.given_mask, call.mask_mode)
+        if call.given_mask is not None:
+            found, framing = (combine(one, call.given_mask, call.mask_mode) for one in (found, framing))
+        return found, call.steady(frame_of(framing))
 
     def _predict_subject(
-        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, mask: Tensor, framing: Tensor,
+        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, mask: Tensor, frames: Tensor,
         rows: list[int],
     ) -> tuple[Tensor, list[float | None]]:  # fmt: skip
         """Return the TI2I prediction of some of the pictures, and for all how strongly the subject acted."""
         views, index = call.part(rows), torch.tensor(rows, device=noisy.device)
-        noisy, mask, framing, scales = (tensor[index].to(noisy) for tensor in (noisy, mask, framing, call.scales))
+        noisy, mask, frames, scales = (tensor[index].to(noisy) for tensor in (noisy, mask, frames, call.scales))
         tap.subjects = [
             self.adapter.act(
                 views.tokens, views.keys_values, views.text, noisy,
                 alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy)),
                 token_ratio=call.token_ratio, mask=mask, scale=scales, present=views.present,
                 positions=(
-                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.frames.to(framing), frame_of(framing))
+                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.frames.to(frames), frames)
                     if self.adapter.log_precisions
                     else None
                 ),

@@ -30,6 +30,11 @@ FRAME_SCOPE = 0.25
 """Share of the grid whose mask gives the frame, whatever scope the subject may act in."""
 
 
+FRAME_PACE = 0.3
+"""How far a frame moves in one step towards the one that the step's mask gives. Masks of single steps jump, and a subject whose
+features are told to lie elsewhere in every step becomes a blot."""
+
+
 def grid_centres(height: int, width: int) -> Float[Tensor, "{height*width} 2"]:
     """Return the centres of a grid's cells, (y, x), in row order; from 0 to 1 along the shorter side."""
     shorter = min(height, width)

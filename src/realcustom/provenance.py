@@ -42,6 +42,7 @@ class PictureSettings(Options):
     negative_prompt: str = ""
     occurrence: int | None = None
     mask_mode: MaskMode = "replace"
+    mask_binary: bool = False
 
 
 class Call(Options):

@@ -539,6 +539,26 @@ def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
     assert torch.equal(*seen)
 
 
+def test_the_frame_of_a_placed_subject_moves_slowly(tiny, subject, monkeypatch):
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=3)
+    found = iter(torch.tensor([[[0.5, 0.4, 0.6]], [[0.7, 0.4, 0.6]], [[0.7, 0.4, 0.6]]]))
+    monkeypatch.setattr("realcustom.pipeline.frame_of", lambda _: next(found))
+    seen, original = [], pipeline.adapter.act
+    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
+    plain = Image.new("RGB", (32, 32), "white")
+    plain.paste("black", (8, 8, 24, 24))  # in the middle, so that the tokens' middle is the frame's
+    pipeline(PROMPT, plain, "dog", generator=seeded(0))
+    middles = torch.stack(seen).mean(dim=2)[:, 0]
+    torch.testing.assert_close(middles, torch.tensor([[0.5, 0.4], [0.56, 0.4], [0.602, 0.4]]))
+
+
+def test_a_model_may_have_binary_masks(tiny, subject):
+    binary = tiny.pipeline(mask_binary=True)
+    assert binary(PROMPT, subject, "dog").masks.steps.unique().tolist() == [0, 1]
+    assert len(binary(PROMPT, subject, "dog", mask_binary=False).masks.steps.unique()) > 2
+
+
 def test_the_masks_of_a_run_can_be_given_back(run):
     first = run()
     again = run(mask=first.masks)

@@ -196,6 +196,10 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
         "--token-ratio", type=float, metavar="SHARE", help="gamma_num, share of its features that act; 0.8 if not given"
     )
     add(
+        "--mask-binary", action=argparse.BooleanOptionalAction,
+        help="whether the subject acts alike in the whole scope; as the model has it if not given",
+    )  # fmt: skip
+    add(
         "--mask-mode", choices=("replace", "intersect", "union"),
         help="a given mask replaces the word's, if not given, or both are intersected or united",
     )  # fmt: skip

@@ -69,6 +69,7 @@ def picture_options(options: argparse.Namespace) -> dict[str, Any]:
         "subject_scale": options.subject_scale,
         "mask_scope": options.mask_scope,
         "mask_mode": options.mask_mode,
+        "mask_binary": options.mask_binary,
         "token_ratio": options.token_ratio,
         "occurrence": options.occurrence,
         "width": options.width,

@@ -74,7 +74,11 @@ def describe_run(pipeline: RealCustomPipeline, bench: StickerBench, settings: Se
         "bench": bench.digest(),
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
-        **{name: value for name, value in own.items() if name in asdict(settings) or name == "mask_layers"},
+        **{
+            name: value
+            for name, value in own.items()
+            if name in asdict(settings) or name in ("mask_layers", "mask_binary")
+        },
         **{name: value for name, value in asdict(settings).items() if value is not None},
     }
 

@@ -25,6 +25,7 @@ class ModelDefaults(Options):
     guidance_scale: float | None = None
     subject_guidance_scale: float | None = None
     mask_scope: float | None = Field(default=None, ge=0, le=1)
+    mask_binary: bool | None = None
     mask_layers: list[str] | None = None
 
 
