@@ -13,6 +13,7 @@ from realcustom.data.stickers.drawings import Drawing, DrawingStore, vocabulary
 from realcustom.data.stickers.scenes import HUES
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import ROWS, Settings, judge, make_pictures, summarise
@@ -236,12 +237,19 @@ class TestRun:
     def test_the_report_sums_up_and_shows(self, bench, judges, folder):
         records = judge(bench, judges, folder)
         report = summarise(records, bench, {"model": "abc"})
+        lines = [{"step": 7, "examples": 70, "hours": 0.5, "loss": 1.0}, {"step": 10, "examples": 100, "hours": 0.75}]
+        lines[1] |= {"validation/right/900": 0.8125, "validation/error/100": 0.5}
+        (folder / "training").mkdir(exist_ok=True)
+        (folder / "training" / "joint.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        report["training"] = training_history(folder)
+        assert report["training"] == [{"run": "joint", "step": 10, "examples": 100, "hours": 0.75, "right/900": 0.8125}]
         place = [record["place"] for record in records if record["row"] == "twin"]
         assert report["rows"]["twin"]["place"][0] == pytest.approx(np.mean(place), abs=1e-4)
         assert "mask" not in report["rows"]["twin"]
         write_report(report, records, bench, folder)
         assert json.loads((folder / "report.json").read_text()) == report
         page = (folder / "report.html").read_text()
+        assert "<td>joint</td><td>10</td><td>100</td><td>0.75</td><td>0.812</td>" in page
         for strip in (folder / "strips").iterdir():
             assert f'src="strips/{strip.name}"' in page
         assert "http" not in page.replace("http-equiv", "")

@@ -13,10 +13,11 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import Settings, judge, make_pictures, summarise
-from realcustom.loading import fingerprint, load_strictly
+from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.painting import take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
 
@@ -53,6 +54,7 @@ def evaluate(options: argparse.Namespace) -> None:
     about = make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
+    report["training"] = training_history(resolve(options.model))
     write_report(report, records, bench, options.output)
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))

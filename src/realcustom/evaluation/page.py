@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from realcustom.evaluation import history
 from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.pictures import sheet, write_picture
@@ -106,7 +107,25 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
         f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
         "<p>Each strip: reference, picture, text-only twin of the same seed, a real render.</p>"
-        f"{galleries}</html>"
+        f"{galleries}{_history(report['training'])}</html>"
+    )
+
+
+def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    if not checkpoints:
+        return ""
+    shown = [name for name in history.FIGURES if any(name in row for row in checkpoints)]
+    head = "".join(f"<th>{name}</th>" for name in ("run", "step", "pictures", "hours", *shown))
+    body = "".join(
+        f"<tr><td>{escape(row['run'])}</td><td>{row['step']}</td><td>{row['examples']}</td><td>{row['hours']:.2f}</td>"
+        + "".join(f"<td>{row[name]:.3f}</td>" if name in row else "<td></td>" for name in shown)
+        + "</tr>"
+        for row in checkpoints
+    )
+    return (
+        f"<h2>Over training</h2><table><tr>{head}</tr>{body}</table>"
+        "<p><small>On held-out scenes; NAME/T at timestep T. right and wrong: error with the right or a wrong reference over "
+        "that without any.</small></p>"
     )
 
 
