@@ -1,6 +1,6 @@
 # Everything that a fresh machine needs is installed by these targets into .venv; nothing else has to be installed by hand.
 #   make demo    three pictures of three example subjects, in demo/
-#   make figures the same pictures, for the README
+#   make figures the same pictures and more, for the README and docs/
 #   make test    the test suite
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
@@ -23,6 +23,9 @@ demo: $(VENV)/.ready
 
 figures: $(VENV)/.ready
 	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) docs/figures
+	mkdir -p demo
+	$(BIN)/realcustom sweep $(EXAMPLES)/rocket.png "a rocket in the desert" --word rocket --seed 7 --x mask-scope 0.1 0.25 0.4 0.7 --output demo/scope --overwrite
+	cp demo/scope/grid.png docs/figures/scope.png
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

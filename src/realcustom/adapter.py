@@ -17,7 +17,7 @@ from realcustom.attention import Subject, cross_attention_layers
 from realcustom.placement import initial_log_precision
 from realcustom.projector import FeatureProjector
 from realcustom.prompts import TextStates
-from realcustom.scoring import ScoringModule, strongest_tokens
+from realcustom.scoring import ScoringModule, strongest_present, strongest_tokens
 
 
 class RealCustomAdapter(ModelMixin, ConfigMixin):
@@ -147,10 +147,16 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             positions: where the tokens lie in the new picture; only used by an adapter that places them.
         """
         scores = self.scoring(text.states, latents, tokens, alpha, text_keep=text.keep, image_keep=present, mask=mask)
+        kept = None
+        if present is None:
+            kept = strongest_tokens(scores.detach(), token_ratio=token_ratio)
+        else:  # of each sample another number, so that they cannot be gathered; scores as high as those of a full square
+            scores = scores * present.float().mean(dim=1, keepdim=True)
+            present = strongest_present(scores.detach(), present, token_ratio=token_ratio)
         return Subject(
             keys_values=keys_values,
             weights=1 + self.config["score_gain"] * scores,
-            kept=strongest_tokens(scores.detach(), token_ratio=token_ratio),
+            kept=kept,
             mask=mask,
             scale=scale,
             present=present,

@@ -51,6 +51,11 @@ class CheckpointMismatch(InputError):
         super().__init__(f"{source} does not hold the tensors that this model needs; {'; '.join(parts)}.")
 
 
+def in_one_line(message: object) -> str:
+    """Return a message without what would move a terminal's cursor: foreign names and texts may hold anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(message))
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return ' Did you mean ...?' with the nearest known names, or '' if none is near."""
     near = get_close_matches(word, known, n=3, cutoff=0.6)

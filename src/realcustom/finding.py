@@ -115,7 +115,7 @@ def describe(place: Place) -> Model:
     return Model(
         place=place,
         takes_subject=isinstance(adapter, list) and None not in adapter,
-        pixels=_pixels(place.folder),
+        pixels=picture_side(place.folder),
         size=sum(path.stat().st_size for path in place.folder.rglob("*") if path.is_file()),
         description=_first_sentence(place.folder / CARD),
     )
@@ -130,8 +130,8 @@ def read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _pixels(folder: Path) -> int | None:
-    """Return the side of a model's pictures: the UNet's cells times what the autoencoder makes of a cell."""
+def picture_side(folder: Path) -> int | None:
+    """Return the side of a model's pictures in pixels, from its configurations alone; None where they do not say it."""
     cells = read_object(folder / "unet" / "config.json").get("sample_size")
     autoencoder = read_object(folder / "vae" / "config.json")
     blocks = autoencoder.get("encoder_block_out_channels") or autoencoder.get("block_out_channels")

@@ -214,6 +214,10 @@ def _never_read(folder: Path) -> list[FileState]:
 def _look(folder: Path, name: str, fault: Callable[[Path], str]) -> FileState:
     """Return the state of one file, whose content is wrong if `fault` says anything of it."""
     path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return FileState(
+            name, folder, None, "broken", f"is told of a file outside of it, {name!r}, which is not looked at"
+        )
     if not path.is_file():
         return FileState(name, path, None, "missing", "is missing")
     try:

@@ -100,4 +100,6 @@ def _entry(entry: dict[str, str | None]) -> Licensed:
     part, what = entry["part"], entry["what"]
     if not isinstance(part, str) or not isinstance(what, str):
         raise ValueError("part and what must be said")
+    if not all(entry.get(name) is None or isinstance(entry[name], str) for name in ("by", "license", "source")):
+        raise ValueError("by, license and source must be words")
     return Licensed(part, what, entry.get("by"), entry.get("license"), entry.get("source"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -19,6 +20,12 @@ from torch import nn
 from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
 from realcustom.finding import EMBEDDED, embedded_folder
 from realcustom.integrity import VOCABULARIES
+
+_NO_INGREDIENTS = {
+    "_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "dtype", "torch_dtype",
+    *("vae", "text_encoder", "tokenizer", "unet", "scheduler", "adapter"),
+}  # fmt: skip
+"""Entries of configurations that say where a part comes from and not what it is."""
 
 _LIBRARIES = ("diffusers", "transformers", "realcustom")
 
@@ -51,7 +58,7 @@ def resolve(
             raise InputError(f"the folder {name} holds no model_index.json, so it is no model in diffusers' layout")
         return Path(name)
     try:
-        patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+        patterns = ["*.json", "*.jsonl", "*.txt", "*.md", "*.safetensors", "*.model"]
         return Path(
             snapshot_download(
                 str(name), revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
@@ -84,9 +91,10 @@ def construct(component: Any, arguments: Mapping[str, Any], what: str) -> Any:
 
 
 def fingerprint(*parts: nn.Module | None) -> str:
-    """Return a hash of the weights of some networks: any training changes it.
+    """Return a hash of the weights of some networks, as they are loaded.
 
-    Of every tensor some thousand numbers are looked at, evenly spread, so that large models take no longer than small ones.
+    Of every tensor some thousand numbers are looked at, evenly spread, so that large models take no longer than small ones:
+    training changes it, the change of a single number may not.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -95,6 +103,17 @@ def fingerprint(*parts: nn.Module | None) -> str:
             digest.update(f"{key} {tuple(tensor.shape)}".encode())
             digest.update(flat[:: max(1, len(flat) // 4096)].cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def model_hash(pipeline: DiffusionPipeline) -> str:
+    """Return a hash of all of a model that decides its pictures: weights, configurations, schedule and vocabulary."""
+    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    configured = [pipeline, *(part for part in pipeline.components.values() if hasattr(part, "config"))]
+    configs = [part.config if isinstance(part.config, Mapping) else part.config.to_dict() for part in configured]
+    told = [{key: value for key, value in config.items() if key not in _NO_INGREDIENTS} for config in configs]
+    vocabulary = sorted(pipeline.tokenizer.get_vocab().items())
+    text = json.dumps([told, vocabulary], sort_keys=True, default=str)
+    return hashlib.sha256(f"{fingerprint(*parts)} {text}".encode()).hexdigest()[:16]
 
 
 def load_components(

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -17,10 +16,11 @@ from PIL import Image
 
 from realcustom import __version__
 from realcustom.errors import InputError, did_you_mean
-from realcustom.finding import locate
-from realcustom.loading import fingerprint
+from realcustom.finding import Place, locate
+from realcustom.loading import model_hash
 from realcustom.options import parse_options
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.prompts import find_word
 from realcustom.provenance import Call, PictureSettings, Provenance, picture_hash
 from realcustom.report import Report, SubjectMasks
 
@@ -57,16 +57,25 @@ class Painter:
 
     Args:
         pipeline: the model on its device.
-        name: what its pictures say of where it comes from; never a path.
+        place: where it comes from.
     """
 
-    def __init__(self, pipeline: RealCustomPipeline, name: str) -> None:
-        self.pipeline, self.name = pipeline, name
-        self.weights = fingerprint(pipeline.vae, pipeline.text_encoder, pipeline.unet, pipeline.adapter)
+    def __init__(self, pipeline: RealCustomPipeline, place: Place) -> None:
+        self.pipeline, self.kind = pipeline, place.kind
+        self.name = place.folder.resolve().name if place.kind == "folder" else place.name  # a picture tells no path
+        self.weights = model_hash(pipeline)
         self._own_scheduler = pipeline.scheduler
 
     @classmethod
-    def load(cls, model: str, *, device: str | None = None, dtype: str = "float32", progress: bool = False) -> Painter:
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        progress: bool = False,
+        local_files_only: bool = False,
+    ) -> Painter:
         """Return a painter of a model on a device, the best that there is if none is named.
 
         Args:
@@ -74,23 +83,26 @@ class Painter:
             device: of torch.
             dtype: name of torch's type.
             progress: show a bar on standard error.
+            local_files_only: never ask the hub.
 
         Raises:
             InputError: there is no such model, or the device cannot be used.
         """
-        pipeline = RealCustomPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
-        pipeline.set_progress_bar_config(disable=not progress)
         place = locate(model)
-        return cls(to_device(pipeline, device), Path(model).resolve().name if place.kind == "folder" else place.name)
+        pipeline = RealCustomPipeline.from_pretrained(
+            model, dtype=getattr(torch, dtype), local_files_only=local_files_only
+        )
+        pipeline.set_progress_bar_config(disable=not progress)
+        return cls(to_device(pipeline, device), place)
 
     def settings(self, prompt: str, subject_word: str, **given: Any) -> PictureSettings:
-        """Return complete settings: those that are not given, or None, are the model's own, the seed is drawn.
+        """Return complete settings that can be used: those not given, or None, are the model's own, the seed is drawn.
 
         Raises:
-            InputError: there is no such scheduler, or a value is of the wrong kind.
+            InputError: there is no such scheduler, a value cannot be used, or the prompt does not say the word.
         """
         config = self.pipeline.config
-        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        side = self.pipeline.side
         own = {
             "seed": random.SystemRandom().randrange(2**31),
             "num_inference_steps": config.num_inference_steps,
@@ -106,7 +118,20 @@ class Painter:
         chosen = {**own, **{name: value for name, value in given.items() if value is not None}}
         name = chosen.pop("scheduler", type(self._own_scheduler).__name__)
         said = {"prompt": prompt, "subject_word": subject_word, "scheduler": scheduler_class(name).__name__}
-        return parse_options(PictureSettings, {**said, **chosen}, "the settings")
+        settings = parse_options(PictureSettings, {**said, **chosen}, "the settings")
+        self.check(settings)
+        return settings
+
+    def check(self, settings: PictureSettings) -> None:
+        """Check settings before any picture is made with them.
+
+        Raises:
+            InputError: they cannot be used, or the prompt does not say the word.
+        """
+        take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
+        numbers = {"height", "width", "num_inference_steps", "guidance_scale", "subject_guidance_scale"}
+        self.pipeline.check_numbers(**settings.model_dump(include={*numbers, "mask_scope", "token_ratio"}))
+        find_word(settings.prompt, settings.subject_word, self.pipeline.tokenizer, occurrence=settings.occurrence)
 
     def paint(
         self, subject: Image.Image, settings: Sequence[PictureSettings], mask: Image.Image | None = None
@@ -143,6 +168,7 @@ class Painter:
                 subject=picture_hash(subject),
                 mask=None if mask is None else picture_hash(mask),
                 model=self.name,
+                model_kind=self.kind,
                 weights=self.weights,
                 device=_device_name(self.pipeline.device),
                 dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
@@ -160,6 +186,8 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
     Raises:
         InputError: there is none of that name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"scheduler must be a name, but is {name!r}")
     found = getattr(diffusers, SCHEDULERS.get(name.lower(), name), None)
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         hint = did_you_mean(name.lower(), list(SCHEDULERS)) or f" Known: {', '.join(SCHEDULERS)}."

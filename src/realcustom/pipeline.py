@@ -68,7 +68,7 @@ class _SubjectViews:
     tokens: Tensor
     keys_values: Mapping[str, tuple[Tensor, Tensor]]
     present: Tensor | None
-    frames: Tensor
+    reference_frames: Tensor
     text: TextStates
 
     def rows(self, index: Tensor) -> _SubjectViews:
@@ -78,7 +78,7 @@ class _SubjectViews:
             self.tokens[index],
             {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
             None if self.present is None else self.present[index],
-            self.frames[index],
+            self.reference_frames[index],
             TextStates(self.text.states[index], keep),
         )
 
@@ -98,21 +98,25 @@ class _SubjectCall:
     scales: Tensor
     guidance_scale: float
     subject_guidance_scale: float
-    frames: Tensor | None = None
+    target_frames: Tensor | None = None
     masks: list[Tensor] = field(default_factory=list)
     strengths: list[list[float | None]] = field(default_factory=list)
     _parts: dict[tuple[int, ...], _SubjectViews] = field(default_factory=dict)
 
     def steady(self, found: Tensor) -> Tensor:
         """Return the subjects' frames: those that the step's masks give, and more of those of the steps before."""
-        self.frames = found if self.frames is None else torch.lerp(self.frames, found, FRAME_PACE)
-        return self.frames
+        before = self.target_frames
+        self.target_frames = found if before is None else torch.lerp(before, found, FRAME_PACE)
+        return self.target_frames
 
-    def part(self, rows: Sequence[int]) -> _SubjectViews:
+    def part(self, rows: Tensor) -> _SubjectViews:
         """Return what belongs to some of the pictures; always the same object for the same ones, as the text's cache needs."""
         if len(rows) == len(self.scales):
             return self.views
-        return self._parts.setdefault(tuple(rows), self.views.rows(torch.tensor(rows, device=self.scales.device)))
+        key = tuple(rows.tolist())
+        if key not in self._parts:
+            self._parts[key] = self.views.rows(rows)
+        return self._parts[key]
 
 
 class RealCustomPipeline(DiffusionPipeline):
@@ -286,7 +290,7 @@ class RealCustomPipeline(DiffusionPipeline):
         # 1. Defaults and checks
         config = self.config
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        height, width = (self._side if side is None else side for side in (height, width))
+        height, width = (self.side if side is None else side for side in (height, width))
         num_inference_steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
         subject_guidance_scale = (
@@ -296,13 +300,13 @@ class RealCustomPipeline(DiffusionPipeline):
         if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
             raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
         subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts), mask)
-        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
-        self._check_numbers(height, width, counts, mask_scope, token_ratio)
         strengths = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale}
-        _check_finite({**strengths, "eta": eta})
+        self.check_numbers(
+            height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
+            num_images_per_prompt=num_images_per_prompt, token_ratio=token_ratio, eta=eta, **strengths,
+        )  # fmt: skip
         samples = len(prompts) * num_images_per_prompt
         subject_scales = _scales(subject_scale, samples)
-        self._check_scheduler(num_inference_steps)
         _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
         _check_choice("mask_mode", mask_mode, MASK_MODES)
         _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
@@ -330,7 +334,7 @@ class RealCustomPipeline(DiffusionPipeline):
         if subject_images:
             columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
             upright = [as_seen(picture) for picture in subject_images]
-            portraits = [examine(picture, self._side) for picture in upright]
+            portraits = [examine(picture, self.side) for picture in subject_images]
             features, present = self._features(upright)
             times = samples // len(subject_images)
             tokens = self.adapter.tokens(features.to(dtype)).repeat_interleave(times, dim=0)
@@ -377,7 +381,8 @@ class RealCustomPipeline(DiffusionPipeline):
                 bar.update()
 
         # 7. Decode and report
-        _check_numbers_of(latents)
+        lower = "take lower guidance scales" + ("" if dtype == torch.float32 else f", or float32 instead of {dtype}")
+        _check_computed(latents, "the latents", lower)
         output = RealCustomOutput(images=self._decode(latents, output_type))
         if subject is not None and subject.masks:
             output.masks = SubjectMasks(torch.stack(subject.masks))
@@ -430,15 +435,31 @@ class RealCustomPipeline(DiffusionPipeline):
             if not any(name.startswith(beginning) for name in layers):
                 raise InputError(f"no cross-attention layer begins with {beginning!r}; there are {', '.join(layers)}")
 
-    def _check_numbers(
-        self, height: int, width: int, counts: dict[str, int], mask_scope: float, token_ratio: float
+    def check_numbers(
+        self,
+        *,
+        height: int,
+        width: int,
+        num_inference_steps: int,
+        guidance_scale: float,
+        subject_guidance_scale: float,
+        mask_scope: float,
+        token_ratio: float,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
     ) -> None:
+        """Check arguments of a call, with the scheduler at hand, before anything is computed.
+
+        Raises:
+            InputError: one of them cannot be used.
+        """
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):
             if not 0 < side <= _LARGEST_SIDE or side % factor:
                 raise InputError(
                     f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
                 )
+        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         for name, count in counts.items():
             if count < 1:
                 raise InputError(f"{name} must be at least 1, but is {count}")
@@ -446,6 +467,9 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError(f"mask_scope must be a share from 0 to 1, but is {mask_scope}")
         if not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
+        scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
+        _check_finite(scales)
+        self._check_scheduler(num_inference_steps)
 
     def _check_scheduler(self, num_inference_steps: int) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):
@@ -487,13 +511,13 @@ class RealCustomPipeline(DiffusionPipeline):
         return positive, negative
 
     @property
-    def _side(self) -> int:
-        """Of the model's own pictures, in pixels."""
+    def side(self) -> int:
+        """Of the model's own pictures, and of what the encoder sees of a reference, in pixels."""
         return self.unet.config.sample_size * self.vae_scale_factor
 
     def _features(self, upright: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
         """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches; and which are no padding."""
-        side = self._side
+        side = self.side
         pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in upright])
         features = latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
         if all(picture.width == picture.height for picture in upright):
@@ -550,10 +574,10 @@ class RealCustomPipeline(DiffusionPipeline):
         # TI2I, text and subject, for the pictures where it can differ
         from_both = from_text
         strengths: list[float | None] = [None] * len(noisy)
-        rows = ((call.scales != 0) & mask.flatten(1).any(dim=1)).nonzero()[:, 0].tolist()
-        if rows:
+        rows = ((call.scales != 0) & mask.flatten(1).any(dim=1)).nonzero()[:, 0]
+        if len(rows):
             painted, strengths = self._predict_subject(tap, call, noisy, timestep, mask, frames, rows)
-            from_both = painted if len(rows) == len(noisy) else from_text.index_copy(0, torch.tensor(rows), painted)
+            from_both = painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
         call.masks.append(mask.cpu())
         call.strengths.append(strengths)
         scales = {"guidance_scale": call.guidance_scale, "subject_guidance_scale": call.subject_guidance_scale}
@@ -572,18 +596,18 @@ class RealCustomPipeline(DiffusionPipeline):
 
     def _predict_subject(
         self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, mask: Tensor, frames: Tensor,
-        rows: list[int],
+        rows: Tensor,
     ) -> tuple[Tensor, list[float | None]]:  # fmt: skip
         """Return the TI2I prediction of some of the pictures, and for all how strongly the subject acted."""
-        views, index = call.part(rows), torch.tensor(rows, device=noisy.device)
-        noisy, mask, frames, scales = (tensor[index].to(noisy) for tensor in (noisy, mask, frames, call.scales))
+        views = call.part(rows)
+        noisy, mask, frames, scales = (tensor[rows].to(noisy) for tensor in (noisy, mask, frames, call.scales))
         tap.subjects = [
             self.adapter.act(
                 views.tokens, views.keys_values, views.text, noisy,
                 alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy)),
                 token_ratio=call.token_ratio, mask=mask, scale=scales, present=views.present,
                 positions=(
-                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.frames.to(frames), frames)
+                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.reference_frames.to(frames), frames)
                     if self.adapter.log_precisions
                     else None
                 ),
@@ -594,14 +618,16 @@ class RealCustomPipeline(DiffusionPipeline):
         ratios = torch.stack([visual / textual for visual, textual in tap.strengths.values()]).mean(dim=0)
         tap.subjects, tap.strengths = (), None
         strengths: list[float | None] = [None] * len(call.scales)
-        for row, ratio in zip(rows, ratios.tolist(), strict=True):
+        for row, ratio in zip(rows.tolist(), ratios.tolist(), strict=True):
             strengths[row] = ratio
         return painted, strengths
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        return self.image_processor.postprocess(to_pixels(self.vae, latents), output_type=output_type)
+        pixels = to_pixels(self.vae, latents)
+        _check_computed(pixels, "the decoded pixels", "take the autoencoder in float32")
+        return self.image_processor.postprocess(pixels, output_type=output_type)
 
 
 def _check_finite(numbers: Mapping[str, float]) -> None:
@@ -610,10 +636,9 @@ def _check_finite(numbers: Mapping[str, float]) -> None:
             raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
 
 
-def _check_numbers_of(latents: Tensor) -> None:
-    if not bool(torch.isfinite(latents).all()):
-        hint = "" if latents.dtype == torch.float32 else f", or float32 instead of {latents.dtype}"
-        raise NotANumber(f"the latents are no numbers any more; take lower guidance scales{hint}")
+def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise NotANumber(f"{what} are no numbers any more; {remedy}")
 
 
 def _scales(scale: float | Sequence[float], samples: int) -> list[float]:

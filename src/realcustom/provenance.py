@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from realcustom.errors import InputError
 from realcustom.masks import MaskMode
@@ -23,12 +24,18 @@ from realcustom.pictures import as_seen, read_picture
 KEY, SHOWN_KEY = "realcustom", "parameters"
 
 
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+
+MOST_ROWS = 512
+"""Pictures of one call, twins included."""
+
+
 class PictureSettings(Options):
     """All that a caller decides about one picture; nothing is left to defaults of a model. Ranges are the pipeline's."""
 
     prompt: str
     subject_word: str
-    seed: int = Field(ge=-(2**63), lt=2**64)
+    seed: Seed
     num_inference_steps: int
     scheduler: str
     """Class of diffusers' sampler."""
@@ -48,7 +55,7 @@ class PictureSettings(Options):
 class Call(Options):
     """The one call of the pipeline in which a picture was made, because rounding depends on what else is in a batch."""
 
-    seeds: list[int]
+    seeds: list[Seed] = Field(max_length=MOST_ROWS)
     subject_scales: list[float]
     index: NonNegativeInt
     """Which of them the picture is, from 0."""
@@ -71,17 +78,26 @@ class Provenance(Options):
     """Likewise of a mask that was given."""
     model: str
     """Name of an embedded or hub model, or the last part of a folder's name."""
+    model_kind: Literal["embedded", "folder", "hub"]
     weights: str
-    """Hash of the model's weights."""
+    """Hash of the model's weights and of its configuration, see `loading.model_hash`."""
     device: str
-    dtype: str
-    threads: PositiveInt
+    dtype: Literal["float32", "float16", "bfloat16"]
+    threads: int = Field(ge=1, le=4096)
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _is_its_own_part_of_the_call(self) -> Provenance:
+        index = self.call.index
+        own = (self.settings.seed, self.settings.subject_scale)
+        if own != (self.call.seeds[index], self.call.subject_scales[index]):
+            raise ValueError("seed and subject_scale must be those of the picture in its call")
+        return self
 
     def differences(self, other: Provenance) -> list[str]:
         """Return which ingredients of `other` are not this one's, a sentence each; settings are not compared."""
         found = []
-        for name in ("subject", "mask", "model", "weights", "device", "dtype", "threads"):
+        for name in ("subject", "mask", "model", "model_kind", "weights", "device", "dtype", "threads"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 found.append(f"{name}: {theirs} instead of {mine}")
@@ -134,15 +150,14 @@ def read_provenance(path: Path) -> Provenance:
         )
     try:
         values = json.loads(texts[KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"what {path} says of how it was made is no JSON: {error}") from error
     return parse_options(Provenance, values, f"what {path} says of how it was made")
 
 
 def picture_hash(picture: Image.Image) -> str:
     """Return a hash of what a picture shows, which does not depend on the kind of file that it was in."""
-    seen = as_seen(picture)
-    levels = seen.convert("RGBA")
+    levels = as_seen(picture).convert("RGBA")
     digest = hashlib.sha256(f"{levels.size}".encode())
     digest.update(np.asarray(levels).tobytes())
     return digest.hexdigest()

@@ -54,6 +54,15 @@ def strongest_tokens(scores: Float[Tensor, "b i"], *, token_ratio: float) -> Int
     return scores.topk(count, dim=1).indices.sort(dim=1).values
 
 
+def strongest_present(
+    scores: Float[Tensor, "b i"], present: Bool[Tensor, "b i"], *, token_ratio: float
+) -> Bool[Tensor, "b i"]:
+    """Return which tokens are among the Top-K of those that are present; K = int(token_ratio * their number), at least 1."""
+    ranks = scores.masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    counts = (token_ratio * present.sum(dim=1, keepdim=True)).long().clamp(min=1)
+    return present & (ranks < counts)
+
+
 class ScoringModule(nn.Module):
     """Scores each image token by the text and by the picture so far (RC 5-8)."""
 

@@ -73,6 +73,18 @@ class TestTwin:
 
 
 class TestMasks:
+    def test_masks_of_steps_are_overwritten_only_when_asked_and_none_stays(self, generate):
+        Path("new-mask-step-03.png").write_bytes(b"mine")
+        code, said = generate("-o", "new.png", "--save-masks", "--steps", "2")
+        assert code == 2
+        assert "new-mask-step-03.png exists" in said.err
+        assert Path("new-mask-step-03.png").read_bytes() == b"mine"
+        assert generate("-o", "new.png", "--save-masks", "--steps", "2", "--overwrite")[0] == 0
+        assert sorted(path.name for path in Path().glob("new-mask-step-*")) == [
+            "new-mask-step-01.png",
+            "new-mask-step-02.png",
+        ]
+
     def test_a_written_mask_given_back_is_the_one_of_the_run(self, generate):
         assert generate("-o", "new.png", "--save-masks")[0] == 0
         assert generate("-o", "again.png", "--save-masks", "--mask", "new-mask.png")[0] == 0
@@ -166,10 +178,47 @@ class TestReplay:
         assert "the mask is another one" in command("replay", "masked.png", "subject.png", "--mask", "new.png")[1].err
         assert command("replay", "masked.png", "subject.png", "--mask", "other.png")[0] == 0
 
-    def test_another_model_is_named(self, generate, tiny, tmp_path, capsys):
+    def test_a_bounding_mask_and_its_mode_are_remembered(self, generate, command):
+        Image.linear_gradient("L").save("mask.png")
+        assert generate("-o", "new.png", "--mask", "mask.png", "--mask-mode", "intersect")[0] == 0
+        code, said = command("replay", "new.png", "subject.png", "--mask", "mask.png")
+        assert code == 0, said.err
+
+    def test_a_model_in_a_folder_has_to_be_given(self, generate, capsys):
+        assert generate("-o", "new.png")[0] == 0
+        assert main(["replay", "new.png", "subject.png"]) == 2
+        assert "made with a model in a folder called 'tiny'; give it with --model" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda told: told | {"dtype": "nonsense"}, "dtype"),
+            (lambda told: told | {"threads": 10**9}, "threads"),
+            (lambda told: told | {"call": told["call"] | {"seeds": [2**70]}}, "call.seeds"),
+            (lambda told: told | {"call": told["call"] | {"index": 1}}, "a seed and a subject_scale for every picture"),
+            (lambda told: told | {"call": told["call"] | {"seeds": [8]}}, "must be those of the picture in its call"),
+        ],
+        ids=["dtype", "threads", "seeds", "index", "other"],
+    )
+    def test_what_no_run_has_written_is_refused(self, generate, command, change, message):
+        from PIL.PngImagePlugin import PngInfo
+
+        assert generate("-o", "new.png")[0] == 0
+        texts = PngInfo()
+        texts.add_itxt("realcustom", json.dumps(change(json.loads(Image.open("new.png").text["realcustom"]))))
+        Image.open("new.png").save("changed.png", pnginfo=texts)
+        code, said = command("replay", "changed.png", "subject.png")
+        assert code == 2
+        assert message in said.err
+
+    @pytest.mark.parametrize("part", ["unet", "scheduler"])
+    def test_another_model_is_named(self, generate, tiny, tmp_path, capsys, part):
         assert generate("-o", "new.png")[0] == 0
         pipeline = tiny.pipeline()
-        pipeline.unet.conv_in.weight.data.mul_(1.5)
+        if part == "unet":
+            pipeline.unet.conv_in.weight.data.mul_(1.5)
+        else:
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, set_alpha_to_one=False)
         pipeline.save_pretrained(tmp_path / "other" / "tiny")
         code = main(["replay", "new.png", "subject.png", "--model", "other/tiny", "--device", "cpu"])
         said = capsys.readouterr()
@@ -202,6 +251,8 @@ class TestSweep:
             (("--x", "seed", "one"), "seed: input should be a valid integer"),
             (("--x", "seed", "1", "--y", "seed", "2"), "both axes"),
             (("--x", "scheduler", "dimm"), "Did you mean 'ddim'"),
+            (("--x", "mask-scope", "0.2", "7"), "mask_scope must be a share"),
+            (("--x", "word", "robot", "cat"), "does not say 'cat'"),
         ],
     )
     def test_what_cannot_be_used_is_named_and_nothing_is_written(self, command, subject, axes, message):
@@ -258,6 +309,12 @@ class TestBatch:
         assert Path("out/0001-a-red-robot.png").read_bytes() == before
         assert len(list(Path("out").iterdir())) == 4
 
+    def test_lists_of_spreadsheets_are_read(self, tmp_path):
+        (tmp_path / "list.csv").write_bytes('\ufeffsubject,prompt\r\na.png,"two\nlines"\r\n'.encode())
+        assert batch.read_rows(tmp_path / "list.csv") == [{"subject": "a.png", "prompt": "two\nlines"}]
+        (tmp_path / "list.jsonl").write_text('{"prompt": "one\u2028line"}\n', "utf-8")
+        assert batch.read_rows(tmp_path / "list.jsonl") == [{"prompt": "one\u2028line"}]
+
     def test_pictures_of_other_settings_are_not_taken_for_its_own(self, command, subject):
         Path("list.yaml").write_text("- {subject: subject.png, word: robot, prompt: a robot}\n")
         assert command("batch", "list.yaml", "-o", "out")[0] == 0
@@ -272,6 +329,9 @@ class TestBatch:
             {"subject": "subject.png", "word": "cat", "prompt": "a robot"},
             {"subject": "subject.png", "word": "robot", "prompt": "a robot", "step": 3},
             {"subject": "subject.png", "prompt": "a robot"},
+            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "height": 33},
+            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "scheduler": 5},
+            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "mask-mode": "union"},
         ]
         Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)))
         code, said = command("batch", "list.jsonl", "-o", "out")
@@ -281,6 +341,9 @@ class TestBatch:
             "row 3: ",
             "row 4: there is no option 'step'",
             "row 5: it has no word",
+            "row 6: height must be",
+            "row 7: scheduler must be a name",
+            "row 8: it has mask-mode, but no mask",
         ):
             assert message in said.err
         assert "row 2" not in said.err
@@ -289,7 +352,7 @@ class TestBatch:
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [
-            ("list.txt", "x", "must be a .csv, .jsonl or .yaml"), ("list.csv", "", "one row or more"),
+            ("list.txt", "x", "must be a file of .csv, .jsonl, .yaml"), ("list.csv", "", "one row or more"),
             ("list.jsonl", "{", "cannot be read"), ("list.yaml", "a: [", "cannot be read"),
             ("list.yaml", "3", "one row or more"),
         ],

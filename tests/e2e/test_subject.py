@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from realcustom.apps.cli import main
-from realcustom.apps.subject import encoder_side
+from realcustom.finding import picture_side
 from realcustom.latents import downscaling
 
 ROBOT = Path(__file__).parents[2] / "examples" / "robot.png"
@@ -120,7 +120,7 @@ def test_the_side_is_read_from_a_models_configs(tiny, tmp_path, kind):
     unet, vae = tiny.unet(), getattr(tiny, kind)()
     unet.save_config(tmp_path / "unet")
     vae.save_config(tmp_path / "vae")
-    assert encoder_side(tmp_path) == unet.config.sample_size * downscaling(vae)
+    assert picture_side(tmp_path) == unet.config.sample_size * downscaling(vae)
 
 
 def test_a_model_without_configs_is_refused(check, tmp_path):

@@ -146,6 +146,14 @@ def test_a_model_is_replaced_only_when_asked(home, capsys):
     assert "overwrite=true" in capsys.readouterr().err
 
 
+def test_a_model_without_the_adapter_of_the_one_before_it(home):
+    parts = {"base": str(home / "base" / "export"), "overwrite": True, "output_dir": str(home / "model")}
+    assert (home / "model" / "adapter").is_dir()
+    assert train(home, "package", **parts) == 0
+    assert not (home / "model" / "adapter").exists()
+    assert "adapter/config.json" not in (home / "model" / "manifest.json").read_text()
+
+
 def test_missing_drawings_are_named_with_the_command_that_makes_them(home, capsys):
     data = {"source": "stickers", "folder": str(home / "absent")}
     assert train(home, "autoencoder", output_dir=str(home / "none"), autoencoder={}, data=data) == 2

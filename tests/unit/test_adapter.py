@@ -113,6 +113,26 @@ def test_placed_tokens_act_near_where_they_lie(tiny, unet, inputs):
 
 
 @torch.no_grad()
+def test_padding_changes_nothing_of_what_is_present(tiny, unet, inputs):
+    features, text, latents, alpha = inputs
+    adapter = tiny.adapter(unet)
+    tokens = adapter.tokens(features)
+    keys_values = adapter.keys_values(tokens)
+    present = torch.ones(2, 16, dtype=torch.bool)
+    present[0, 12:] = False
+    whole, padded = (
+        adapter.act(tokens, keys_values, text, latents, alpha, token_ratio=0.5, present=one) for one in (None, present)
+    )
+    scores = whole.weights - 1
+    expected = scores[0, :12] / scores[0, :12].sum() * 12 / 16
+    torch.testing.assert_close(padded.weights[0, :12] - 1, expected)
+    torch.testing.assert_close(padded.weights[1], whole.weights[1])
+    assert padded.present.sum(dim=1).tolist() == [6, 8]
+    assert padded.present[1].nonzero()[:, 0].tolist() == whole.kept[1].tolist()
+    assert padded.present[0].nonzero()[:, 0].tolist() == scores[0, :12].topk(6).indices.sort().values.tolist()
+
+
+@torch.no_grad()
 def test_the_nearness_of_kept_tokens_is_their_own(tiny, unet, inputs):
     features, text, latents, alpha = inputs
     adapter, positions = tiny.adapter(unet, placed=True), torch.rand(2, 16, 2)

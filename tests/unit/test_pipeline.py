@@ -77,6 +77,22 @@ def test_a_twin_in_the_batch_is_the_plain_picture_and_leaves_the_other_as_it_is(
     assert all(step[0] > 0 and step[1] is None for step in both.report.visual_to_textual)
 
 
+def test_rows_of_prompts_pictures_scales_and_references_belong_together(pipeline, subject):
+    prompts, words = ["a dog on the beach", "a red cat"], ["dog", "cat"]
+    references = [subject, subject.rotate(90, expand=True, fillcolor="red").crop((0, 0, 20, 40))]
+    scales = [1.0, 0.0, 0.0, 2.0]
+    together = pipeline(
+        prompts, references, words, num_images_per_prompt=2, subject_scale=scales, generator=seeded(1, 2, 3, 4),
+        output_type="latent",
+    ).images  # fmt: skip
+    for row, scale in enumerate(scales):
+        alone = pipeline(
+            prompts[row // 2], references[row // 2], words[row // 2], subject_scale=scale, generator=seeded(row + 1),
+            output_type="latent",
+        ).images  # fmt: skip
+        assert (together[row] - alone[0]).abs().max() < 1e-4
+
+
 def test_each_picture_has_its_own_scale(run):
     together = run(num_images_per_prompt=3, subject_scale=[0.5, 0, 2], generator=seeded(5, 5, 5)).images
     for row, scale in ((0, 0.5), (2, 2.0)):
@@ -420,6 +436,13 @@ def test_latents_that_are_no_numbers_are_reported_and_not_shown(run):
     broken = {"latents": torch.full((1, 4, 8, 8), torch.nan)}
     with pytest.raises(NotANumber, match="no numbers any more; take lower guidance scales"):
         run(callback_on_step_end=lambda *_: broken)
+
+
+def test_pixels_that_are_no_numbers_are_reported_and_not_shown(tiny, subject):
+    vae = tiny.autoencoder()
+    vae.decoder.conv_in.bias.data.fill_(torch.nan)
+    with pytest.raises(NotANumber, match="the decoded pixels are no numbers any more; take the autoencoder in float32"):
+        tiny.pipeline(vae=vae)(PROMPT, subject, "dog")
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 16), (28, 40), (4, 32)])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,26 @@ import yaml
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import picture_options, save, slug
+from realcustom.apps.generate import picture_options
+from realcustom.apps.outputs import require_folder, save, slug
 from realcustom.apps.sweep import setting
 from realcustom.errors import InputError
 from realcustom.painting import Painter
 from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
-from realcustom.prompts import find_word
+from realcustom.portrait import fit_reference
 from realcustom.provenance import PictureSettings, picture_hash, read_provenance
 
-SHEET = "contact-sheet.png"
+SHEET, CELL = "contact-sheet.png", 256
+"""The sheet of all pictures, and the largest side of one on it, in pixels."""
+
 NEEDED = ("subject", "word", "prompt")
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ".csv": lambda text: list(csv.DictReader(io.StringIO(text, newline=""))),
+    ".jsonl": lambda text: [json.loads(line) for line in text.split("\n") if line.strip()],
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,7 @@ def batch(options: argparse.Namespace) -> None:
     quiet_libraries()
     rows = read_rows(options.list)
     folder: Path = options.output
-    if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
-        raise InputError(f"--output must be a folder, or a name for one in a folder that exists, but is {folder}")
+    require_folder(folder)
     painter = Painter.load(options.model, device=options.device, dtype=options.dtype)
     shared = {**picture_options(options), "seed": options.seed}
     jobs = _checked(rows, options.list.parent, painter, shared)
@@ -87,19 +97,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, is of another kind or holds no rows.
     """
+    parse = _PARSERS.get(path.suffix.lower())
+    if parse is None:
+        raise InputError(f"the list must be a file of {', '.join(_PARSERS)}, but is {path}")
     try:
-        text = path.read_text("utf-8")
-        if path.suffix == ".csv":
-            rows: Any = list(csv.DictReader(text.splitlines()))
-        elif path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        elif path.suffix in (".yaml", ".yml"):
-            rows = yaml.safe_load(text)
-        else:
-            raise InputError(f"the list must be a .csv, .jsonl or .yaml file, but is {path}")
-    except (OSError, ValueError, csv.Error, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
+        rows = parse(path.read_text("utf-8-sig"))  # spreadsheets begin with a mark of the encoding
+    except (OSError, ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"the list {path} cannot be read: {error}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
         raise InputError(f"the list {path} must hold one row or more, each with {', '.join(NEEDED)} by name")
@@ -123,10 +126,11 @@ def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, sh
     absent = [name for name in NEEDED if name not in row]
     if absent:
         raise InputError(f"it has no {' and no '.join(absent)}")
-    given = {setting(name): value for name, value in row.items() if name not in (*NEEDED, "mask")}
-    values = {**shared, "seed": shared["seed"] + number - 1, **given}
+    if "mask-mode" in row and "mask" not in row:
+        raise InputError("it has mask-mode, but no mask that this is about")
+    given = {setting(name): value for name, value in row.items() if name not in (*NEEDED, "mask", "mask-mode")}
+    values = {**shared, "seed": shared["seed"] + number - 1, "mask_mode": row.get("mask-mode"), **given}
     settings = painter.settings(str(row["prompt"]), str(row["word"]), **values)
-    find_word(settings.prompt, settings.subject_word, painter.pipeline.tokenizer, occurrence=settings.occurrence)
     job = Job(number, folder / str(row["subject"]), folder / str(row["mask"]) if "mask" in row else None, settings)
     job.pictures()
     return job
@@ -148,13 +152,10 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
 
 
 def _sheet(jobs: Sequence[Job], folder: Path) -> Image.Image:
-    """Return every subject beside its new picture, with the prompts."""
+    """Return every subject, as the encoder saw it, beside its new picture, with the prompts."""
     cells = []
     for job in jobs:
         picture = read_picture(job.path(folder))
-        subject = job.pictures()[0].convert("RGB")
-        subject.thumbnail(picture.size)
-        shown = Image.new("RGB", picture.size, "white")
-        shown.paste(subject, ((picture.width - subject.width) // 2, (picture.height - subject.height) // 2))
-        cells += [shown, picture]
+        picture.thumbnail((CELL, CELL))
+        cells += [fit_reference(job.pictures()[0], max(picture.size)), picture]
     return labelled_grid(cells, ["", ""], [job.settings.prompt for job in jobs])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realcustom import __version__
-from realcustom.errors import InputError, RealCustomError
+from realcustom.errors import InputError, RealCustomError, in_one_line
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -95,8 +95,7 @@ def _outer_reason(error: Exception, less: str) -> str | None:
 
 
 def _complain(message: object, code: int) -> int:
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(message))
-    print(f"realcustom: {line}", file=sys.stderr)
+    print(f"realcustom: {in_one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -163,6 +162,10 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     _add_picture_options(parser)
     add("--mask", type=Path, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
     add(
+        "--mask-mode", choices=("replace", "intersect", "union"),
+        help="a given mask replaces the word's, if not given, or both are intersected or united",
+    )  # fmt: skip
+    add(
         "--twin", action="store_true",
         help="also make the same seed without the subject, and a picture of both; about 1.7 times the time",
     )  # fmt: skip
@@ -198,10 +201,6 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--mask-binary", action=argparse.BooleanOptionalAction,
         help="whether the subject acts alike in the whole scope; as the model has it if not given",
-    )  # fmt: skip
-    add(
-        "--mask-mode", choices=("replace", "intersect", "union"),
-        help="a given mask replaces the word's, if not given, or both are intersected or united",
     )  # fmt: skip
     add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")

@@ -19,19 +19,18 @@ from PIL import Image
 from realcustom.apps.console import quiet_libraries
 from realcustom.pictures import mask_over, mask_strip, read_picture, sheet, write_picture
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.portrait import fit_reference
 
 
 def explain(pipeline: RealCustomPipeline, subject: Image.Image, prompt: str, word: str, seed: int) -> list[Image.Image]:
     """Return the new picture of a subject, and the sheet that explains it."""
-    one, twin = (
-        pipeline(prompt, subject, word, subject_scale=scale, generator=torch.Generator().manual_seed(seed))
-        for scale in (1.0, 0.0)
-    )
-    picture = one.images[0]
-    assert one.masks is not None
-    shown = subject.convert("RGB").resize(picture.size)
-    row = sheet([shown, picture, twin.images[0], mask_over(picture, one.masks.final[0])], columns=4)
-    strip = mask_strip(one.masks.steps[:, 0], side=row.width // 10)
+    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    made = pipeline(prompt, subject, word, num_images_per_prompt=2, subject_scale=[1, 0], generator=generators)
+    picture, twin = made.images
+    assert made.masks is not None
+    shown = fit_reference(subject, picture.height)
+    row = sheet([shown, picture, twin, mask_over(picture, made.masks.final[0])], columns=4)
+    strip = mask_strip(made.masks.steps[:, 0], side=row.width // 10)
     whole = Image.new("RGB", (row.width, row.height + strip.height + 2), "white")
     whole.paste(row)
     whole.paste(strip, (0, row.height + 2))

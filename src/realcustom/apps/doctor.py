@@ -79,10 +79,16 @@ def _devices() -> tuple[list[Device], list[Problem]]:
         import torch
 
         from realcustom.painting import best_device
-    except (ImportError, OSError, RuntimeError) as error:  # what a broken installation of torch or diffusers may raise
+
+        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        AssertionError,
+    ) as error:  # a broken installation or driver
         reason = f"a run cannot start: {type(error).__name__}: {' '.join(str(error).split())}"
         return [], [Problem(reason, "pip install --force-reinstall torch diffusers transformers")]
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     threads = torch.get_num_threads()
     there = {
         "cpu": f"{threads} thread{'s' if threads > 1 else ''}",

@@ -32,12 +32,14 @@ def evaluate(options: argparse.Namespace) -> None:
     for name, count in (("--count", options.count), ("--batch-size", options.batch_size)):
         if count < 1:
             raise InputError(f"{name} must be at least 1, but is {count}")
+    folder = resolve(options.model)
+    checkpoints = training_history(folder)
     store = DrawingStore.load(options.drawings)
     judges_folder = options.judges or Path(str(resources.files("realcustom"))) / "models" / "judges"
     if not (judges_folder / "config.json").is_file():
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
-    pipeline = to_device(RealCustomPipeline.from_pretrained(options.model), options.device)
+    pipeline = to_device(RealCustomPipeline.from_pretrained(folder), options.device)
     take_scheduler(pipeline, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     settings = Settings(
@@ -54,7 +56,7 @@ def evaluate(options: argparse.Namespace) -> None:
     about = make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
-    report["training"] = training_history(resolve(options.model))
+    report["training"] = checkpoints
     write_report(report, records, bench, options.output)
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))

@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
+from realcustom.apps.outputs import beside, save, slug
 from realcustom.errors import InputError
 from realcustom.painting import Painter, Painting
-from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet, write_picture
-from realcustom.provenance import Provenance
+from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet
 
 TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
 MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mask-step"
@@ -25,7 +25,9 @@ MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mas
 
 MOST_IMAGES = 256
 
-_TWIN_COST = "each twin adds 2 rows to the 3 of its picture in every step: about 1.7 times the time"
+_TWIN_COST = (
+    "each twin is two more rows of the UNet in every step, beside the three of its picture: about 1.7 times the time"
+)
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -42,11 +44,13 @@ def generate(options: argparse.Namespace) -> None:
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds)
     painter = Painter.load(options.model, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty())
-    settings = painter.settings(options.prompt, options.word, **picture_options(options))
+    settings = painter.settings(options.prompt, options.word, **picture_options(options), mask_mode=options.mask_mode)
     scales = [settings.subject_scale, 0.0] if options.twin else [settings.subject_scale]
     wanted = [settings.model_copy(update={"seed": seed, "subject_scale": scale}) for scale in scales for seed in seeds]
     painting = painter.paint(subject, wanted, mask)
     for number, path in enumerate(outputs):
+        for older in _step_masks(path) if options.save_masks else []:
+            older.unlink()  # of a run with more steps
         for kind, picture in _pictures(painting, number, options):
             provenance = painting.provenances[number + len(seeds) * (kind == TWIN)]
             save(picture, beside(path, kind), provenance if kind in ("", TWIN) and options.metadata else None)
@@ -68,7 +72,6 @@ def picture_options(options: argparse.Namespace) -> dict[str, Any]:
         "subject_guidance_scale": options.subject_guidance_scale,
         "subject_scale": options.subject_scale,
         "mask_scope": options.mask_scope,
-        "mask_mode": options.mask_mode,
         "mask_binary": options.mask_binary,
         "token_ratio": options.token_ratio,
         "occurrence": options.occurrence,
@@ -93,21 +96,6 @@ def picture_seeds(first: int | None, count: int) -> list[int]:
     return [first + number for number in range(count)]
 
 
-def slug(prompt: str) -> str:
-    """Return a prompt as a part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-
-
-def beside(path: Path, kind: str) -> Path:
-    """Return the name of a file that belongs to a picture's."""
-    return path.with_stem(f"{path.stem}-{kind}") if kind else path
-
-
-def save(picture: Image.Image, path: Path, provenance: Provenance | None) -> None:
-    """Write a picture with how it was made, if that shall be said."""
-    write_picture(picture, path, None if provenance is None else provenance.png_texts())
-
-
 def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
     """Return one path for each picture; it and everything that belongs to it can be written."""
     base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
@@ -118,7 +106,16 @@ def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
     for path in paths:
         for kind in kinds:
             require_free(beside(path, kind), overwrite=options.overwrite)
+        older = _step_masks(path) if options.save_masks else []
+        if older and not options.overwrite:
+            raise InputError(f"{older[0]} exists; choose another name, or --overwrite it")
     return paths
+
+
+def _step_masks(path: Path) -> list[Path]:
+    """Return the masks of single steps that lie beside a picture's name."""
+    names = re.compile(re.escape(f"{path.stem}-{MASK_STEP}-") + r"\d+" + re.escape(path.suffix))
+    return sorted(other for other in path.parent.iterdir() if names.fullmatch(other.name))
 
 
 def _pictures(painting: Painting, number: int, options: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:

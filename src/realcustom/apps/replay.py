@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import beside, save
-from realcustom.errors import InputError, RealCustomError
+from realcustom.apps.outputs import beside, save
+from realcustom.errors import CheckFailed, InputError, in_one_line
 from realcustom.painting import Painter
 from realcustom.pictures import read_picture, require_free
 from realcustom.provenance import Provenance, picture_hash, read_provenance
@@ -20,16 +20,12 @@ from realcustom.provenance import Provenance, picture_hash, read_provenance
 AGAIN = "again"
 
 
-class NotTheSame(RealCustomError):
-    """A picture could not be made again as it was."""
-
-
 def replay(options: argparse.Namespace) -> None:
     """Make a picture again from what it says of itself, in the same call, and compare.
 
     Raises:
         InputError: the picture does not say how it was made, or the subject or mask is another one; nothing has been written.
-        NotTheSame: the new picture, which has been written, is another one.
+        CheckFailed: the new picture, which has been written, is another one.
     """
     quiet_libraries()
     asked = read_provenance(options.picture)
@@ -44,10 +40,13 @@ def replay(options: argparse.Namespace) -> None:
         )  # fmt: skip
     if mask is not None and asked.mask is not None:
         _same(mask, asked.mask, "the mask")
+    if asked.model_kind == "folder" and options.model is None:
+        raise InputError(f"the picture was made with a model in a folder called {asked.model!r}; give it with --model")
     torch.set_num_threads(asked.threads)
     painter = Painter.load(
-        options.model or asked.model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty()
-    )
+        options.model or asked.model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
+        local_files_only=options.model is None,  # a picture of somebody else's may name any hub model
+    )  # fmt: skip
     call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
     settings = [asked.settings.model_copy(update={"seed": seed, "subject_scale": scale}) for seed, scale in call]
     painting = painter.paint(subject, settings, mask)
@@ -78,11 +77,11 @@ def _tell(options: argparse.Namespace, asked: Provenance, found: Provenance, dif
         same = "identical" if difference == 0 else f"differs by up to {difference} of 255 levels"
         print(f"{output} ({same})")
         for line in others:
-            print(f"  another {line}", file=sys.stderr)
+            print(f"  another {in_one_line(line)}", file=sys.stderr)
     if difference > 0:
         reason = (
             f"; other ingredients: {'; '.join(others)}"
             if others
             else ", although every recorded ingredient is the same"
         )
-        raise NotTheSame(f"the picture is not identical, it differs by up to {difference} of 255 levels{reason}")
+        raise CheckFailed(f"the picture is not identical, it differs by up to {difference} of 255 levels{reason}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from realcustom.errors import InputError
+from realcustom.finding import picture_side
 from realcustom.loading import resolve
 from realcustom.pictures import read_picture, require_free, write_picture
 from realcustom.portrait import examine, fit_reference
@@ -20,7 +21,10 @@ def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_j
     if save is not None:
         require_free(save, overwrite=overwrite)
     opened = read_picture(picture)
-    portrait = examine(opened, encoder_side(resolve(model)))
+    side = picture_side(resolve(model))
+    if side is None:
+        raise InputError(f"{model} does not say how large its pictures are, in unet/config.json and vae/config.json")
+    portrait = examine(opened, side)
     if save is not None:
         write_picture(fit_reference(opened, portrait.side), save)
     if as_json:
@@ -29,19 +33,3 @@ def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_j
         return
     advice = portrait.advice or ("none, it is a good portrait",)
     print(*portrait.lines(), *(f"advice: {sentence}" for sentence in advice), sep="\n")
-
-
-def encoder_side(folder: Path) -> int:
-    """Return the side in pixels of the square that a model's encoder sees, from its configs alone.
-
-    Raises:
-        InputError: they do not say.
-    """
-    try:
-        unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
-        blocks = vae["encoder_block_out_channels" if "encoder_block_out_channels" in vae else "block_out_channels"]
-        return int(unet["sample_size"]) * 2 ** (len(blocks) - 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} does not say how large its pictures are: {type(error).__name__}: {error}"
-        ) from error

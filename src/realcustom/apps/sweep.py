@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import picture_options, save
+from realcustom.apps.generate import picture_options
+from realcustom.apps.outputs import require_folder, save
 from realcustom.errors import InputError, did_you_mean
 from realcustom.painting import Painter
 from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
@@ -123,8 +124,6 @@ def _cell(
 
 def _claim(folder: Path, files: list[Path], *, overwrite: bool) -> None:
     """Check that the files can be written into a folder that may have to be made."""
-    if folder.is_dir():
-        for path in files:
-            require_free(path, overwrite=overwrite)
-    elif folder.exists() or not folder.parent.is_dir():
-        raise InputError(f"--output must be a folder, or a name for one in a folder that exists, but is {folder}")
+    require_folder(folder)
+    for path in files if folder.is_dir() else ():
+        require_free(path, overwrite=overwrite)

@@ -28,7 +28,11 @@ def training_history(model: Path) -> list[dict[str, Any]]:
 
 def _validated(log: Path) -> Iterator[dict[str, Any]]:
     for line in log.read_text("utf-8").splitlines():
-        logged = json.loads(line)
-        figures = {name: logged[_PREFIX + name] for name in FIGURES if _PREFIX + name in logged}
+        try:
+            logged = json.loads(line)
+            where = {name: logged[name] + 0 for name in ("step", "examples", "hours")}
+            figures = {name: logged[_PREFIX + name] + 0.0 for name in FIGURES if _PREFIX + name in logged}
+        except (ValueError, TypeError, KeyError):  # a run that was killed leaves half a line, and others log otherwise
+            continue
         if figures:
-            yield {"run": log.stem, **{name: logged[name] for name in ("step", "examples", "hours")}, **figures}
+            yield {"run": log.stem, **where, **figures}

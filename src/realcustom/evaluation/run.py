@@ -20,7 +20,7 @@ from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench
 from realcustom.evaluation.judges import Judges, Reading, bare_region
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
-from realcustom.loading import fingerprint
+from realcustom.loading import model_hash
 from realcustom.masks import chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -70,7 +70,7 @@ def describe_run(pipeline: RealCustomPipeline, bench: StickerBench, settings: Se
     own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, list))}
     schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
-        "model": fingerprint(pipeline.vae, pipeline.text_encoder, pipeline.unet, pipeline.adapter),
+        "model": model_hash(pipeline),
         "bench": bench.digest(),
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,

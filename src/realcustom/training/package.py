@@ -62,6 +62,8 @@ def package(recipe: PackageRecipe) -> None:
             )  # diffusers would tell where it was loaded from
     pipeline = RealCustomPipeline(**parts, **{**own, **recipe.defaults.model_dump(exclude_none=True)})
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("adapter",) if recipe.adapter is None else ():  # the model that lay there may have had one
+        shutil.rmtree(recipe.output_dir / name, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=recipe.output_dir.parent) as draft:
         pipeline.to(torch.float16).save_pretrained(draft)
         for part in Path(draft).iterdir():
