@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -21,7 +21,7 @@ from realcustom.loading import model_hash
 from realcustom.options import parse_options
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
-from realcustom.provenance import Call, PictureSettings, Provenance, picture_hash
+from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, picture_hash
 from realcustom.report import Report, SubjectMasks
 
 SCHEDULERS = {
@@ -171,7 +171,7 @@ class Painter:
                 model_kind=self.kind,
                 weights=self.weights,
                 device=_device_name(self.pipeline.device),
-                dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
+                dtype=cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch.")),
                 threads=torch.get_num_threads(),
                 versions=_versions(),
             )

@@ -24,6 +24,7 @@ from realcustom.pictures import as_seen, read_picture
 KEY, SHOWN_KEY = "realcustom", "parameters"
 
 
+Dtype = Literal["float32", "float16", "bfloat16"]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
 MOST_ROWS = 512
@@ -82,7 +83,7 @@ class Provenance(Options):
     weights: str
     """Hash of the model's weights and of its configuration, see `loading.model_hash`."""
     device: str
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Dtype
     threads: int = Field(ge=1, le=4096)
     versions: dict[str, str]
 

@@ -147,11 +147,17 @@ def test_a_model_is_replaced_only_when_asked(home, capsys):
 
 
 def test_a_model_without_the_adapter_of_the_one_before_it(home):
-    parts = {"base": str(home / "base" / "export"), "overwrite": True, "output_dir": str(home / "model")}
+    parts = {
+        "base": str(home / "base" / "export"),
+        "overwrite": True,
+        "output_dir": str(home / "model"),
+        "scheduler": "dpm++",
+    }
     assert (home / "model" / "adapter").is_dir()
     assert train(home, "package", **parts) == 0
     assert not (home / "model" / "adapter").exists()
     assert "adapter/config.json" not in (home / "model" / "manifest.json").read_text()
+    assert "DPMSolverMultistepScheduler" in (home / "model" / "model_index.json").read_text()
 
 
 def test_missing_drawings_are_named_with_the_command_that_makes_them(home, capsys):

@@ -15,6 +15,7 @@ from realcustom.errors import InputError
 from realcustom.integrity import write_manifest
 from realcustom.loading import load_strictly
 from realcustom.options import Options
+from realcustom.painting import take_scheduler
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -38,6 +39,8 @@ class PackageRecipe(Options):
     adapter: Path | None = None
     """Without it the model makes text-to-image pictures only."""
     defaults: ModelDefaults = ModelDefaults()
+    scheduler: str | None = None
+    """Short or class name of the sampler that the model brings along; its base's if none is given."""
     overwrite: bool = False
     """Replace a model that lies in `output_dir`."""
 
@@ -61,6 +64,7 @@ def package(recipe: PackageRecipe) -> None:
                 _name_or_path=recipe.output_dir.name
             )  # diffusers would tell where it was loaded from
     pipeline = RealCustomPipeline(**parts, **{**own, **recipe.defaults.model_dump(exclude_none=True)})
+    take_scheduler(pipeline, recipe.scheduler)
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     for name in ("adapter",) if recipe.adapter is None else ():  # the model that lay there may have had one
         shutil.rmtree(recipe.output_dir / name, ignore_errors=True)
