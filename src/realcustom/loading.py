@@ -23,7 +23,6 @@ from realcustom.integrity import VOCABULARIES
 
 _NO_INGREDIENTS = {
     "_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "dtype", "torch_dtype",
-    *("vae", "text_encoder", "tokenizer", "unet", "scheduler", "adapter"),
 }  # fmt: skip
 """Entries of configurations that say where a part comes from and not what it is."""
 
@@ -106,13 +105,16 @@ def fingerprint(*parts: nn.Module | None) -> str:
 
 
 def model_hash(pipeline: DiffusionPipeline) -> str:
-    """Return a hash of all of a model that decides its pictures: weights, configurations, schedule and vocabulary."""
+    """Return a hash of all of a model that decides its pictures: weights, configurations, schedule and vocabulary.
+
+    Its defaults take no part: they are settings of a picture.
+    """
     parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    configured = [pipeline, *(part for part in pipeline.components.values() if hasattr(part, "config"))]
+    configured = [part for part in pipeline.components.values() if hasattr(part, "config")]
     configs = [part.config if isinstance(part.config, Mapping) else part.config.to_dict() for part in configured]
     told = [{key: value for key, value in config.items() if key not in _NO_INGREDIENTS} for config in configs]
     vocabulary = sorted(pipeline.tokenizer.get_vocab().items())
-    text = json.dumps([told, vocabulary], sort_keys=True, default=str)
+    text = json.dumps([told, pipeline.config["mask_layers"], vocabulary], sort_keys=True, default=str)
     return hashlib.sha256(f"{fingerprint(*parts)} {text}".encode()).hexdigest()[:16]
 
 

@@ -49,6 +49,16 @@ def judges():
     return Judges(places, ["cup", "dog"], list(HUES), widths=[16, 16, 16, 32], identity_dim=8).eval()
 
 
+def test_judges_may_know_what_is_worn_and_what_is_beside():
+    widths = {"widths": [16, 16, 16, 32], "identity_dim": 8}
+    judges = Judges(["beach"], ["dog"], ["red"], worn=["crown", "top hat"], beside=["cup"], **widths).eval()
+    assert judges.labels["worn"] == ["", "crown", "top hat"]
+    assert {name: tuple(logit.shape) for name, logit in judges.read(torch.zeros(2, 3, 32, 32)).logits.items()} == {
+        "place": (2, 1), "noun": (2, 1), "colour": (2, 1), "worn": (2, 3), "beside": (2, 2),
+    }  # fmt: skip
+    assert set(Judges(["beach"], ["dog"], ["red"], **widths).labels) == {"place", "noun", "colour"}
+
+
 class TestBench:
     def test_only_held_out_drawings_are_subjects_and_each_item_is_consistent(self, bench):
         for item in bench.items:

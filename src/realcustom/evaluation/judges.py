@@ -28,7 +28,7 @@ class Reading:
     region: Float[Tensor, "b h w"]
     """Probability that a pixel belongs to the thing."""
     logits: dict[str, Float[Tensor, "b _"]]
-    """For "place", "noun" and "colour": one number for each of the judge's labels."""
+    """For "place", "noun" and "colour", "worn" and "beside" if they are known: one number for each of the judge's labels."""
     identity: Float[Tensor, "b c"]
     """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject."""
 
@@ -40,6 +40,8 @@ class Judges(ModelMixin, ConfigMixin):
         places: names of the backgrounds that can be told apart.
         nouns: names of the things.
         colours: names of the colours that a thing can be given.
+        worn: names of what a thing can wear; none leaves it unjudged.
+        beside: names of what can be beside a thing; none leaves it unjudged.
         widths: channels of the four stages of each network.
         identity_dim: width of the identity's embedding.
     """
@@ -50,6 +52,8 @@ class Judges(ModelMixin, ConfigMixin):
         places: Sequence[str],
         nouns: Sequence[str],
         colours: Sequence[str],
+        worn: Sequence[str] = (),
+        beside: Sequence[str] = (),
         widths: Sequence[int] = (32, 64, 128, 256),
         identity_dim: int = 128,
     ) -> None:
@@ -64,6 +68,7 @@ class Judges(ModelMixin, ConfigMixin):
         self.reader = ResNetModel(ResNetConfig(**residual))
         self.encoder = ResNetModel(ResNetConfig(**residual))
         self.labels = {"place": list(places), "noun": list(nouns), "colour": list(colours)}
+        self.labels |= {name: ["", *known] for name, known in (("worn", worn), ("beside", beside)) if known}
         self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], len(known)) for name, known in self.labels.items()})
         self.to_identity = nn.Linear(widths[-1], identity_dim)
 
@@ -72,9 +77,10 @@ class Judges(ModelMixin, ConfigMixin):
         coarse = self.segmenter(pixels).logits
         return F.interpolate(coarse, pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
-    def locate(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b _"]:
-        """Return the logits of the place; pixels are in [-1, 1]."""
-        return self.heads["place"](self.reader(pixels).pooler_output.flatten(1))
+    def survey(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """Return the logits of the place, and of what is worn and beside if it is known; pixels are in [-1, 1]."""
+        features = self.reader(pixels).pooler_output.flatten(1)
+        return {name: self.heads[name](features) for name in ("place", "worn", "beside") if name in self.labels}
 
     def describe(self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]) -> dict[str, Tensor]:
         """Return the logits of noun and colour and the identity's embedding (of length 1) of what lies in `region`."""
@@ -95,7 +101,7 @@ class Judges(ModelMixin, ConfigMixin):
         region = self.segment(pixels).sigmoid()
         seen = self.describe(pixels, region.round())
         identity = seen.pop("identity")
-        return Reading(region, {"place": self.locate(pixels), **seen}, identity)
+        return Reading(region, {**self.survey(pixels), **seen}, identity)
 
 
 def subject_crops(

@@ -29,6 +29,8 @@ _MEANING = {
     "place": "the sentence's place is seen",
     "colour": "the sentence's colour is seen on the thing",
     "noun": "the sentence's noun is seen",
+    "worn": "what the sentence says that the thing wears is seen",
+    "beside": "what the sentence says is beside the thing is seen",
     "leak": "the reference's place is seen instead",
     "paste": "overlap of the subject's place with that in the reference",
     "mask": "overlap of the mask with the subject, second half of the steps",

@@ -243,6 +243,9 @@ def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges
         figures["leak"] = float(seen["place"] == behind)
     if facts["colour"]:
         figures["colour"] = float(seen["colour"] == facts["colour"])
+    for name in ("worn", "beside"):
+        if name in facts and facts[name] in judges.labels.get(name, ()):
+            figures[name] = float(seen[name] == facts[name])
     return figures
 
 
@@ -289,8 +292,8 @@ def _batches(
 
 
 FIGURES = (
-    "identity", "identity_chance", "similarity", "place", "colour", "noun", "leak", "paste", "mask", "mask_random",
-    "mask_all", "segmenter",
+    "identity", "identity_chance", "similarity", "place", "colour", "noun", "worn", "beside", "leak", "paste", "mask",
+    "mask_random", "mask_all", "segmenter",
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""
 

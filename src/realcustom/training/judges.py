@@ -16,7 +16,7 @@ from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.drawings import identity, vocabulary
-from realcustom.data.stickers.scenes import HUES
+from realcustom.data.stickers.scenes import HUES, WORN
 from realcustom.errors import InputError
 from realcustom.evaluation.judges import Judges, bare_region, subject_crops
 from realcustom.loading import construct
@@ -55,7 +55,7 @@ class LearningJudges(nn.Module):
         seen = self.judges.describe_crops(torch.cat(crops))
         cosines = seen.pop("identity") @ F.normalize(self.directions, dim=1).T
         logits = {name: both[: len(pixels)] for name, both in seen.items()}
-        return self.judges.segment(pixels), {"place": self.judges.locate(pixels), **logits}, cosines
+        return self.judges.segment(pixels), {**self.judges.survey(pixels), **logits}, cosines
 
 
 class JudgesObjective:
@@ -70,6 +70,12 @@ class JudgesObjective:
         places = [place.name for place in PLACES]
         nouns = sorted({drawing.noun for drawing in vocabulary() if not drawing.held_out})
         labels = {"places": places, "nouns": nouns, "colours": list(HUES)}
+        if recipe.data.scenes.worn_share:
+            labels["worn"] = sorted(WORN)
+        if recipe.data.scenes.beside_share:
+            labels["beside"] = sorted(
+                {drawing.noun for drawing in vocabulary() if drawing.common and not drawing.held_out}
+            )
         judges = construct(Judges, {**labels, **recipe.judges}, "judges")
         known = {drawing.identity for drawing in vocabulary() if drawing.split == "train"}
         self.identities = {name: number for number, name in enumerate(sorted(known))}
@@ -106,7 +112,8 @@ class JudgesObjective:
 
     def _wanted(self, facts: Sequence[Mapping[str, str]], name: str) -> Tensor:
         labels = self.model.judges.labels[name]
-        return torch.tensor([labels.index(known[name]) if known[name] in labels else _UNKNOWN for known in facts])
+        said = [known.get(name, "") for known in facts]
+        return torch.tensor([labels.index(one) if one in labels else _UNKNOWN for one in said])
 
     def validate(self, model: LearningJudges) -> tuple[dict[str, float], Image.Image | None]:
         """Return the segmenter's mean overlap, the accuracies of the labels, and how often a thing is found among them all.
