@@ -30,7 +30,7 @@ def explain(pipeline: RealCustomPipeline, subject: Image.Image, prompt: str, wor
     assert made.masks is not None
     shown = fit_reference(subject, picture.height)
     row = sheet([shown, picture, twin, mask_over(picture, made.masks.final[0])], columns=4)
-    strip = mask_strip(made.masks.steps[:, 0], side=row.width // 10)
+    strip = mask_strip(made.masks.steps[:, 0], side=(row.width + 2) // 10 - 2)
     whole = Image.new("RGB", (row.width, row.height + strip.height + 2), "white")
     whole.paste(row)
     whole.paste(strip, (0, row.height + 2))
