@@ -121,11 +121,6 @@ BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 TRAININGS = [command for block in SHELL for command in block.commands if command.startswith("realcustom train ")]
-INLINE = [
-    (document, command)
-    for document in DOCUMENTS
-    for command in re.findall(r"`(realcustom words \"[^`]+)`", (ROOT / document).read_text("utf-8"))
-]
 
 
 @pytest.fixture
@@ -175,11 +170,6 @@ def test_shell_blocks_work_one_after_another(document, reader):
         assert name == "realcustom", f"{command!r} is neither executed nor in NOT_EXECUTED"
         fewer = ["--steps", "2"] if arguments[0] == "generate" else []  # if the line itself names a number
         assert main([*arguments, *fewer]) == 0, command
-
-
-@pytest.mark.parametrize(("document", "command"), INLINE)
-def test_every_command_between_the_lines_works(document, command, reader):
-    assert main(shlex.split(command)[1:]) == 0
 
 
 @pytest.mark.parametrize("document", sorted({block.document for block in PYTHON}))
