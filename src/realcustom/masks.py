@@ -34,6 +34,11 @@ def resize_mask(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Te
     return F.interpolate(mask[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
+def area_mask(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+    """Return the mask on a coarser grid of `size` (height, width): the mean of what each cell covers."""
+    return F.interpolate(mask[:, None].float(), size, mode="area")[:, 0]
+
+
 def _min_max(relevance: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     low, high = relevance.amin(dim=(1, 2), keepdim=True), relevance.amax(dim=(1, 2), keepdim=True)
     return (relevance - low) / (high - low + _EPSILON)

@@ -104,7 +104,7 @@ class Painter:
         config = self.pipeline.config
         side = self.pipeline.side
         own = {
-            "seed": random.SystemRandom().randrange(2**31),
+            "seed": random_seed(),
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
             "subject_guidance_scale": config.subject_guidance_scale,
@@ -178,6 +178,11 @@ class Painter:
             for index, one in enumerate(settings)
         ]
         return Painting(result.images, provenances, result.masks, result.report, seconds)
+
+
+def random_seed() -> int:
+    """Return a seed that nothing decides, short enough to be typed."""
+    return random.SystemRandom().randrange(2**31)
 
 
 def scheduler_class(name: str) -> type[SchedulerMixin]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
@@ -37,6 +36,7 @@ from realcustom.masks import (
     MaskMode,
     Normalization,
     aggregate,
+    area_mask,
     combine,
     coverage,
     influence_scope,
@@ -333,9 +333,8 @@ class RealCustomPipeline(DiffusionPipeline):
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         if subject_images:
             columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-            upright = [as_seen(picture) for picture in subject_images]
             portraits = [examine(picture, self.side) for picture in subject_images]
-            features, present = self._features(upright)
+            features, present = self._features(subject_images, [portrait.size for portrait in portraits])
             times = samples // len(subject_images)
             tokens = self.adapter.tokens(features.to(dtype)).repeat_interleave(times, dim=0)
             present = None if present is None else present.repeat_interleave(times, dim=0)
@@ -515,17 +514,23 @@ class RealCustomPipeline(DiffusionPipeline):
         """Of the model's own pictures, and of what the encoder sees of a reference, in pixels."""
         return self.unet.config.sample_size * self.vae_scale_factor
 
-    def _features(self, upright: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
-        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches; and which are no padding."""
+    def _features(
+        self, pictures: Sequence[Image.Image], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches; and which are no padding.
+
+        Args:
+            pictures: of the subjects.
+            sizes: width and height of each as it is seen, upright.
+        """
         side = self.side
-        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in upright])
+        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in pictures])
         features = latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
-        if all(picture.width == picture.height for picture in upright):
+        if all(width == height for width, height in sizes):
             return features, None
-        boxes, cells = [fitted_box(picture.size, side) for picture in upright], round(features.shape[1] ** 0.5)
-        return features, torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes])).to(
-            features.device
-        )
+        cells = round(features.shape[1] ** 0.5)
+        present = [cells_within(fitted_box(size, side), side, cells) for size in sizes]
+        return features, torch.from_numpy(np.stack(present)).to(features.device)
 
     def _first_latents(
         self,
@@ -684,7 +689,7 @@ def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.devic
         raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
     batch = (mask[None] if mask.ndim == 2 else mask).float()
     larger = batch.shape[1] > grid[0] or batch.shape[2] > grid[1]
-    fitted = F.interpolate(batch[:, None], grid, mode="area")[:, 0] if larger else resize_mask(batch, grid)
+    fitted = area_mask(batch, grid) if larger else resize_mask(batch, grid)
     return fitted.expand(samples, -1, -1).to(device)
 
 

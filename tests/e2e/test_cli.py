@@ -14,20 +14,6 @@ from PIL import Image
 from realcustom.apps.cli import main
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def subject(tiny, tmp_path):
-    path = tmp_path / "subject.png"
-    tiny.subject().save(path)
-    return path
-
-
 @pytest.fixture
 def run(model, subject, tmp_path, capsys):
     def run(*extra, prompt="a robot on the beach", word="robot", picture=subject):

@@ -21,19 +21,12 @@ from realcustom.versions import Dependency
 MODEL = embedded_folder("stickers")
 
 
-@pytest.fixture(scope="module")
-def saved(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def cached(saved, tmp_path, monkeypatch):
+def cached(model, tmp_path, monkeypatch):
     """The tiny model in a local cache of the hub, as owner/tiny; its files are links, as there."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--owner--tiny"
-    shutil.copytree(saved, repository / "blobs")
+    shutil.copytree(model, repository / "blobs")
     for blob in sorted(path for path in (repository / "blobs").rglob("*") if path.is_file()):
         link = repository / "snapshots" / ("a" * 40) / blob.relative_to(repository / "blobs")
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +71,8 @@ def test_the_manifest_that_ships_tells_the_files_that_ship():
     assert told == make_manifest(MODEL), f"a file has changed; if it was meant to: {anew}"
 
 
-def test_a_packaged_model_has_a_manifest(saved, tmp_path, run):
-    package(PackageRecipe(output_dir=tmp_path / "packaged", base=saved))
+def test_a_packaged_model_has_a_manifest(model, tmp_path, run):
+    package(PackageRecipe(output_dir=tmp_path / "packaged", base=model))
     told = json.loads((tmp_path / "packaged" / "manifest.json").read_text())
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= told.keys()
     assert run("doctor", "--model", str(tmp_path / "packaged"))[0] == 0
@@ -107,9 +100,9 @@ class TestDoctor:
         assert files["adapter/config.json"]["bytes"] == (MODEL / "adapter" / "config.json").stat().st_size
         assert {one["state"] for one in files.values()} == {"whole"}
 
-    def test_a_broken_folder_fails_with_one_line_for_each_problem(self, saved, tmp_path, run):
+    def test_a_broken_folder_fails_with_one_line_for_each_problem(self, model, tmp_path, run):
         folder = tmp_path / "broken"
-        shutil.copytree(saved, folder)
+        shutil.copytree(model, folder)
         weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
         (folder / "vae" / "config.json").unlink()
@@ -180,21 +173,21 @@ class TestLicenses:
         assert about["entries"][0]["what"] == f"realcustom {__version__}"
         assert all(entry["license"] and entry["commercial"] and entry["asks"] for entry in about["entries"])
 
-    def test_a_model_that_does_not_tell_is_unknown_and_so_not_allowed(self, saved, run):
-        code, said = run("licenses", "--model", str(saved))
+    def test_a_model_that_does_not_tell_is_unknown_and_so_not_allowed(self, model, run):
+        code, said = run("licenses", "--model", str(model))
         assert code == 0
         assert "licence         unknown" in said.out
-        code, said = run("licenses", "--model", str(saved), "--commercial", "--json")
+        code, said = run("licenses", "--model", str(model), "--commercial", "--json")
         assert code == 1
         assert json.loads(said.out)["commercial"] is None
-        assert f"not known to be allowed by {saved} (unknown)" in said.err
+        assert f"not known to be allowed by {model} (unknown)" in said.err
 
     def test_the_model_card_is_named(self, cached, run):
         assert "https://huggingface.co/owner/tiny" in run("licenses", "--model", "owner/tiny")[1].out
 
-    def test_one_that_forbids_it_is_named(self, saved, tmp_path, run):
+    def test_one_that_forbids_it_is_named(self, model, tmp_path, run):
         folder = tmp_path / "bound"
-        shutil.copytree(saved, folder)
+        shutil.copytree(model, folder)
         entries = [
             {"part": "weights", "what": "bound", "license": "MIT AND CC-BY-NC-4.0"},
             {"part": "data", "what": "free", "license": "CC0-1.0"},

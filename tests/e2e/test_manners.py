@@ -57,13 +57,6 @@ def helped():
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def generate(tiny, model, tmp_path, capsys):
     """Run `generate` into tmp_path/new.png; return code, what was said, and the names in tmp_path afterwards."""

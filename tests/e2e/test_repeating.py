@@ -15,20 +15,6 @@ from realcustom.errors import InputError
 from realcustom.provenance import read_provenance
 
 
-@pytest.fixture(scope="module")
-def model(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def subject(tiny, tmp_path):
-    path = tmp_path / "subject.png"
-    tiny.subject().save(path)
-    return path
-
-
 @pytest.fixture
 def command(model, tmp_path, monkeypatch, capsys):
     """Run the command in an empty folder that holds the subject's picture; return its exit code and what it said."""

@@ -16,9 +16,8 @@ import yaml
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import picture_options
 from realcustom.apps.outputs import require_folder, save, slug
-from realcustom.apps.sweep import setting
+from realcustom.apps.picture_options import picture_options, setting
 from realcustom.errors import InputError
 from realcustom.painting import Painter
 from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture

@@ -6,10 +6,11 @@ Nothing heavy is imported until a command needs it, so that `--help` answers at 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from realcustom import __version__
@@ -159,7 +160,6 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="seed of the first picture, the next ones count up; a random one if not given")
     add("--num-images", type=int, default=1, metavar="N", help="how many pictures")
-    _add_picture_options(parser)
     add("--mask", type=Path, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
     add(
         "--mask-mode", choices=("replace", "intersect", "union"),
@@ -172,9 +172,17 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     add("--save-masks", action="store_true", help="also write each picture's masks: of every step, a strip of some, "
         "the last one, to be edited and given back with --mask, and that over the picture")  # fmt: skip
     add("--no-metadata", action="store_false", dest="metadata", help="do not write into the PNG how it was made")
-    _add_machine_options(parser)
-    add("--json", action="store_true", help="print one JSON object about the run on standard output")
-    parser.set_defaults(run=_generate, less="--num-images, or --width and --height")
+    _add_run_options(parser)
+    parser.set_defaults(run=_program("generate"), less="--num-images, or --width and --height")
+
+
+def _program(name: str) -> Callable[[argparse.Namespace], None]:
+    """Return the function of a module of its name, which is imported, with all that it needs, when it is called."""
+
+    def run(options: argparse.Namespace) -> None:
+        getattr(importlib.import_module(f"realcustom.apps.{name}"), name)(options)
+
+    return run
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
@@ -184,8 +192,8 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
     add("--word", required=True, help="word or phrase of the prompt that stands for the subject")
 
 
-def _add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how pictures are made; the model's own values stand for what is not given."""
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add how pictures are made, for which the model's own values stand if nothing is given, by what, and what is told."""
     add = parser.add_argument
     add("--occurrence", type=int, metavar="N", help="which one, if the prompt says the word more than once; from 1")
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
@@ -204,19 +212,10 @@ def _add_picture_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
-
-
-def _add_machine_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
     add("--model", default="stickers", help="embedded model, folder or hub id")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
-
-
-def _generate(options: argparse.Namespace) -> None:
-    from realcustom.apps.generate import generate
-
-    generate(options)
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
 
 
 def _add_replay(commands: argparse._SubParsersAction) -> None:
@@ -237,13 +236,7 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     add("--no-metadata", action="store_false", dest="metadata", help="do not write into the PNG how it was made")
     add("--json", action="store_true", help="print one JSON object about the run on standard output")
-    parser.set_defaults(run=_replay)
-
-
-def _replay(options: argparse.Namespace) -> None:
-    from realcustom.apps.replay import replay
-
-    replay(options)
+    parser.set_defaults(run=_program("replay"))
 
 
 def _add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -264,16 +257,8 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures and grid.png")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="of every picture; a random one if not given")
-    _add_picture_options(parser)
-    _add_machine_options(parser)
-    add("--json", action="store_true", help="print one JSON object about the run on standard output")
-    parser.set_defaults(run=_sweep, less="--width and --height")
-
-
-def _sweep(options: argparse.Namespace) -> None:
-    from realcustom.apps.sweep import sweep
-
-    sweep(options)
+    _add_run_options(parser)
+    parser.set_defaults(run=_program("sweep"), less="--width and --height")
 
 
 def _add_batch(commands: argparse._SubParsersAction) -> None:
@@ -289,16 +274,8 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
     add("list", metavar="LIST", type=Path, help="a .csv, .jsonl or .yaml file")
     add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures; gone on with if there")
     add("--seed", type=int, default=1, help="of the first row; the next rows count up, unless they say their own")
-    _add_picture_options(parser)
-    _add_machine_options(parser)
-    add("--json", action="store_true", help="print one JSON object about the run on standard output")
-    parser.set_defaults(run=_batch, less="--width and --height")
-
-
-def _batch(options: argparse.Namespace) -> None:
-    from realcustom.apps.batch import batch
-
-    batch(options)
+    _add_run_options(parser)
+    parser.set_defaults(run=_program("batch"), less="--width and --height")
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -416,13 +393,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope")
     add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
-    parser.set_defaults(run=_evaluate, less="--batch-size")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from realcustom.apps.evaluate import evaluate
-
-    evaluate(options)
+    parser.set_defaults(run=_program("evaluate"), less="--batch-size")
 
 
 def _add_words(commands: argparse._SubParsersAction) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import beside, save, slug
+from realcustom.apps.picture_options import picture_options
 from realcustom.errors import InputError
-from realcustom.painting import Painter, Painting
+from realcustom.painting import Painter, Painting, random_seed
 from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet
 
 TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
@@ -62,31 +62,13 @@ def generate(options: argparse.Namespace) -> None:
         print(f"  {line}", file=sys.stderr)
 
 
-def picture_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line says of how pictures are made, by the names of `PictureSettings`."""
-    return {
-        "num_inference_steps": options.steps,
-        "scheduler": options.scheduler,
-        "negative_prompt": options.negative_prompt,
-        "guidance_scale": options.guidance_scale,
-        "subject_guidance_scale": options.subject_guidance_scale,
-        "subject_scale": options.subject_scale,
-        "mask_scope": options.mask_scope,
-        "mask_binary": options.mask_binary,
-        "token_ratio": options.token_ratio,
-        "occurrence": options.occurrence,
-        "width": options.width,
-        "height": options.height,
-    }
-
-
 def picture_seeds(first: int | None, count: int) -> list[int]:
     """Return one seed for each picture, counting up; from a random one if none is given.
 
     Raises:
         InputError: there is no picture, or a seed is no 64-bit number.
     """
-    first = random.SystemRandom().randrange(2**31) if first is None else first
+    first = random_seed() if first is None else first
     if count < 1:
         raise InputError(f"--num-images must be at least 1, but is {count}")
     if count > MOST_IMAGES:

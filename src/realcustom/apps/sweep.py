@@ -9,31 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.generate import picture_options
 from realcustom.apps.outputs import require_folder, save
-from realcustom.errors import InputError, did_you_mean
+from realcustom.apps.picture_options import picture_options, setting
+from realcustom.errors import InputError
 from realcustom.painting import Painter
 from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
 from realcustom.provenance import PictureSettings
-
-OPTIONS = {
-    "prompt": "prompt",
-    "word": "subject_word",
-    "occurrence": "occurrence",
-    "seed": "seed",
-    "steps": "num_inference_steps",
-    "scheduler": "scheduler",
-    "negative-prompt": "negative_prompt",
-    "guidance-scale": "guidance_scale",
-    "subject-guidance-scale": "subject_guidance_scale",
-    "subject-scale": "subject_scale",
-    "mask-scope": "mask_scope",
-    "mask-binary": "mask_binary",
-    "token-ratio": "token_ratio",
-    "width": "width",
-    "height": "height",
-}
-"""Options of the command that say how a picture is made, and their names in `PictureSettings`."""
 
 GRID = "grid.png"
 
@@ -59,19 +40,6 @@ class Axis:
         if not values:
             raise InputError(f"an axis is written NAME VALUE VALUE ..., but of {option!r} there is no value")
         return cls(option, tuple(values))
-
-
-def setting(option: str) -> str:
-    """Return the name in `PictureSettings` of an option of the command, written with or without its dashes.
-
-    Raises:
-        InputError: there is none.
-    """
-    name = option.removeprefix("--").replace("_", "-")
-    if name not in OPTIONS:
-        hint = did_you_mean(name, list(OPTIONS)) or f" There are {', '.join(OPTIONS)}."
-        raise InputError(f"there is no option {option!r} of a picture.{hint}")
-    return OPTIONS[name]
 
 
 def sweep(options: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from realcustom.evaluation.benchmark import VERSION, Item, StickerBench
 from realcustom.evaluation.judges import Judges, Reading, bare_region
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
 from realcustom.loading import model_hash
-from realcustom.masks import chance_of_overlap, coverage, overlap
+from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
 
@@ -251,7 +250,7 @@ def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges
 
 def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     """Return the overlaps of masks `[n, h, w]` with a region `[1, H, W]`."""
-    coarse = F.interpolate(region[None], masks.shape[1:], mode="area")[0]
+    coarse = area_mask(region, (masks.shape[1], masks.shape[2]))
     by_step = overlap(masks, coarse.expand(len(masks), -1, -1))
     inside = float((coarse >= 0.5).float().mean())
     return {

@@ -25,6 +25,7 @@ from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
 from realcustom.latents import to_latents
 from realcustom.loading import construct, load_strictly
+from realcustom.masks import area_mask
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
@@ -32,7 +33,7 @@ from realcustom.placement import place_tokens
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates, encode_prompts
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, regions_on, sample_errors
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
 
 
@@ -192,7 +193,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         """Return what an error in each cell counts, `[b, h, w]`; None if all count the same."""
         if self.recipe.subject_weight == 1 or batch.regions is None:
             return None
-        covered = regions_on(batch.regions.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
+        covered = area_mask(batch.regions.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
         return 1 + (self.recipe.subject_weight - 1) * covered
 
     def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,13 +18,13 @@ from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.latents import to_latents
 from realcustom.loading import construct, load_diffusers_model, load_strictly
-from realcustom.masks import aggregate, chance_of_overlap, influence_scope, overlap
+from realcustom.masks import aggregate, area_mask, chance_of_overlap, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, regions_on, sample_errors, snr_weights
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors, snr_weights
 from realcustom.training.options import TrainingOptions
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
@@ -197,7 +197,7 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
     Returns:
         Intersection over union, in [0, 1].
     """
-    truth = regions_on(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
+    truth = area_mask(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
     shares = (truth >= 0.5).float().mean(dim=(1, 2))
     scores = [
         overlap(influence_scope(relevance[row, None], mask_scope=float(share) + 1e-6, binary=True), truth[row, None])
@@ -208,5 +208,5 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
 
 def chance(regions: Tensor, size: tuple[int, int]) -> float:
     """Return the expected `localisation` of random masks of the regions' size."""
-    share = (regions_on(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
+    share = (area_mask(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
     return float(np.mean([chance_of_overlap(float(one), float(one)) for one in share]))

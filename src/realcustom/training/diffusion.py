@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
@@ -75,11 +74,6 @@ def sample_errors(
     if weights is None:
         return errors.mean(dim=(1, 2))
     return (weights * errors).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
-
-
-def regions_on(regions: Float[Tensor, "b H W"], size: tuple[int, int]) -> Float[Tensor, "b h w"]:
-    """Return which share of each cell of a smaller grid the regions cover."""
-    return F.interpolate(regions[:, None].float(), size, mode="area")[:, 0]
 
 
 def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, snr_gamma: float | None) -> Float[Tensor, " b"]:

@@ -66,8 +66,8 @@ def package(recipe: PackageRecipe) -> None:
     pipeline = RealCustomPipeline(**parts, **{**own, **recipe.defaults.model_dump(exclude_none=True)})
     take_scheduler(pipeline, recipe.scheduler)
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("adapter",) if recipe.adapter is None else ():  # the model that lay there may have had one
-        shutil.rmtree(recipe.output_dir / name, ignore_errors=True)
+    if recipe.adapter is None:  # the model that lay there may have had one
+        shutil.rmtree(recipe.output_dir / "adapter", ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=recipe.output_dir.parent) as draft:
         pipeline.to(torch.float16).save_pretrained(draft)
         for part in Path(draft).iterdir():
