@@ -43,6 +43,13 @@ def bench(store):
 
 
 @pytest.fixture(scope="module")
+def blank():
+    """Every drawing of the real vocabulary, without its pixels."""
+    drawings = vocabulary()
+    return DrawingStore(drawings, np.zeros((len(drawings), 1, 1, 4), np.uint8), np.zeros(len(drawings), np.float32))
+
+
+@pytest.fixture(scope="module")
 def judges():
     torch.manual_seed(0)
     places = [place.name for place in PLACES]
@@ -85,17 +92,32 @@ class TestBench:
         assert all("a dog" in item.prompt for item in items)
         assert len({item.place for item in items}) == 3
 
-    def test_the_real_work_lists_are_what_version_1_says(self):
-        """Whoever changes what is asked for must count the version up."""
+    def test_paraphrases_are_words_that_no_caption_says_and_mean_what_the_judges_know(self, blank):
         drawings = vocabulary()
-        blank = DrawingStore(
-            drawings, np.zeros((len(drawings), 1, 1, 4), np.uint8), np.zeros(len(drawings), np.float32)
-        )
+        said = {word for drawing in drawings for name in (drawing.noun, drawing.kind) for word in name.split()}
+        phrases = {phrase for place in PLACES for phrase in place.phrases}
+        common, places = {one.noun for one in drawings if one.common}, {place.name for place in PLACES}
+        items = StickerBench(blank, "validation", count=1, side=16).paraphrases()
+        assert len(items) == 4 * 20
+        assert len({item.prompt for item in items}) == len(items)
+        for item in items:
+            assert item.place in places
+            known = next((phrase for phrase in phrases if item.prompt.endswith(f" {phrase}")), None)
+            if item.judged == ("noun",):
+                assert known in next(place.phrases for place in PLACES if place.name == item.place)
+                assert item.noun in common
+                assert said.isdisjoint(item.prompt.removesuffix(known).split())
+            else:
+                assert item.judged == ("place",)
+                assert known is None
+
+    def test_the_real_work_lists_are_what_version_2_says(self, blank):
+        """Whoever changes what is asked for must count the version up."""
         found = {}
         for split in ("validation", "test"):
             asked = StickerBench(blank, split, count=40, side=16).asked()
             found[split] = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        assert found == {"validation": "4a6d48b1ba539d9d", "test": "2cc9fbde1f6ab667"}
+        assert found == {"validation": "b83ca42cc8dfc421", "test": "19d2a26a4abac7ad"}
 
     def test_the_digest_sees_what_is_shown(self, store, bench):
         darker = DrawingStore(
@@ -164,7 +186,7 @@ class TestRun:
         half = sum(1 for _ in tmp_path.rglob("*.png"))
         make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
         whole = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
-        assert 0 < half < len(whole) == COUNT * 3 + COUNT + 3
+        assert 0 < half < len(whole) == COUNT * 3 + COUNT + 3 + 80
         for path in whole:
             one, other = (np.asarray(Image.open(root / path), int) for root in (folder, tmp_path))
             assert np.abs(one - other).max() <= 1, path
@@ -195,7 +217,13 @@ class TestRun:
         records = judge(bench, judges, folder)
         assert {record["row"] for record in records} == set(ROWS)
         by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
-        assert {row: len(found) for row, found in by_row.items()} == {**dict.fromkeys(ROWS, COUNT), "text": 3}
+        assert {row: len(found) for row, found in by_row.items()} == {
+            **dict.fromkeys(ROWS, COUNT),
+            "text": 3,
+            "paraphrase": 80,
+        }
+        for record in by_row["paraphrase"]:
+            assert ("noun" in record) != ("place" in record)
         for record in by_row["subject"]:
             assert len(record["mask_by_step"]) == 2
             assert 0 <= record["mask"] <= 1
@@ -225,10 +253,15 @@ class TestRun:
                 return {"identity": embeddings}
 
         records = judge(bench, Stub(), folder)
-        assert len(records) == COUNT * 5 + 3
+        assert len(records) == COUNT * 5 + 3 + 80
         for record in records:
             if record["row"] == "text":
                 assert record["noun"] == 1
+                continue
+            if record["row"] == "paraphrase":
+                item = bench.paraphrases()[record["number"]]
+                assert record.get("noun") == (None if "noun" not in item.judged else float(item.noun == "dog"))
+                assert record.get("place") == (None if "place" not in item.judged else float(item.place == seen))
                 continue
             item = bench.items[record["number"]]
             shown = bench.other(item) if record["row"] == "wrong" else item

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,13 +20,26 @@ from realcustom.data.stickers.captions import with_article
 from realcustom.data.stickers.drawings import DrawingStore, Split, identity
 from realcustom.data.stickers.scenes import SceneOptions, SceneSource, bare
 
-VERSION = 1
+VERSION = 2
 
 _SCENES = SceneOptions(
     smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48,
-    common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0,
+    common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0, worn_share=0.15, beside_share=0.15,
 )  # fmt: skip
 _SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
+
+PARAPHRASED_NOUNS = {
+    "puppy": "dog", "kitten": "cat", "bunny": "rabbit", "pony": "horse", "piglet": "pig", "serpent": "snake",
+    "tortoise": "turtle", "bumblebee": "bee", "aeroplane": "airplane", "automobile": "car", "present": "gift",
+    "toadstool": "mushroom", "cheeseburger": "hamburger",
+}  # fmt: skip
+"""Words that no caption ever said, and the well-known nouns that they mean."""
+
+PARAPHRASED_PLACES = {
+    "on a frozen lake": "snow", "in the jungle": "forest", "on the seashore": "beach", "in the Sahara": "desert",
+    "on a coral reef": "underwater", "in the living room": "room", "on a lawn": "meadow",
+}  # fmt: skip
+"""Phrases that no caption ever said, and the places that they mean."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,8 @@ class TextItem:
     prompt: str
     noun: str
     place: str
+    judged: tuple[Literal["noun", "place"], ...] = ("noun", "place")
+    """What of it is looked for in its picture."""
 
 
 class StickerBench:
@@ -92,6 +107,19 @@ class StickerBench:
             TextItem(number, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name)
             for number, (noun, place) in enumerate(pairs)
         ]
+
+    def paraphrases(self) -> list[TextItem]:
+        """Return four sentences with each word or phrase that no caption ever said, the rest as captions say it."""
+        nouns = sorted({drawing.noun for drawing in self.store.drawings if drawing.common})
+        items: list[TextItem] = []
+        for said, noun in PARAPHRASED_NOUNS.items():
+            for place in (PLACES[(7 * len(items) + turn) % len(PLACES)] for turn in range(4)):
+                prompt = f"{with_article(said)} {_plainest(place.phrases, said)}"
+                items.append(TextItem(len(items), prompt, noun, place.name, ("noun",)))
+        for said, place_name in PARAPHRASED_PLACES.items():
+            for noun in (nouns[(7 * len(items) + turn) % len(nouns)] for turn in range(4)):
+                items.append(TextItem(len(items), f"{with_article(noun)} {said}", noun, place_name, ("place",)))
+        return items
 
     def other(self, item: Item) -> Item:
         """Return the next item with another subject, whose reference stands in for a wrong one."""

@@ -60,7 +60,7 @@ class Judges(ModelMixin, ConfigMixin):
         super().__init__()
         self.segmenter = SegformerForSemanticSegmentation(
             SegformerConfig(
-                num_labels=1, depths=[1, 1, 1, 1], hidden_sizes=[max(16, width // 2) for width in widths],
+                num_labels=1, depths=[2, 2, 2, 2], hidden_sizes=[max(16, width // 2) for width in widths],
                 decoder_hidden_size=64, hidden_dropout_prob=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0,
             )
         )  # fmt: skip

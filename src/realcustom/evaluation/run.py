@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
 from realcustom.errors import InputError
-from realcustom.evaluation.benchmark import VERSION, Item, StickerBench
+from realcustom.evaluation.benchmark import VERSION, Item, StickerBench, TextItem
 from realcustom.evaluation.judges import Judges, Reading, bare_region
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
 from realcustom.loading import model_hash
@@ -31,11 +31,18 @@ ROWS = {
     "oracle": "a real render of the subject, re-posed",
     "copy": "the reference picture itself",
     "text": "a well-known noun in a place, text only",
+    "paraphrase": "a noun or a place in words that no caption said, text only",
 }
 """What is judged, each by the same judges."""
 
-MADE = ("subject", "twin", "wrong", "text")
+MADE = ("subject", "twin", "wrong", "text", "paraphrase")
 """The rows that a model makes; the others are rendered."""
+
+_TEXT_ITEMS: dict[str, Callable[[StickerBench], list[TextItem]]] = {
+    "text": StickerBench.text_items,
+    "paraphrase": StickerBench.paraphrases,
+}
+"""The work of the rows whose sentences have no subject."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def make_pictures(
     _claim(folder, about)
     for row in MADE:
         (folder / row).mkdir(exist_ok=True)
-        work: Sequence[Any] = bench.text_items() if row == "text" else bench.items
+        work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
         missing = [item for item in work if not _picture_path(folder, row, item.number).exists()]
         for start in range(0, len(missing), settings.batch_size):
             progress(row, len(work) - len(missing) + start, len(work))
@@ -135,8 +142,8 @@ def _make_batch(
     folder: Path,
 ) -> None:
     generator = [torch.Generator().manual_seed(item.number) for item in batch]
-    prompts = [item.prompt if row == "text" else item.example.caption for item in batch]
-    if row in ("text", "twin"):
+    prompts = [item.prompt if row in _TEXT_ITEMS else item.example.caption for item in batch]
+    if row in ("twin", *_TEXT_ITEMS):
         made = pipeline(prompts, generator=generator, **settings.arguments())
     else:
         shown = [_reference_item(bench, row, item).example.reference for item in batch]
@@ -178,8 +185,8 @@ def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, A
     records: list[dict[str, Any]] = []
     galleries = _Galleries(bench, judges)
     for row in ROWS:
-        if row == "text":
-            records += _judge_text(bench, judges, folder)
+        if row in _TEXT_ITEMS:
+            records += _judge_text(row, bench, judges, folder)
             continue
         for items, pixels in _batches(bench.items, partial(_shown, folder, row)):
             reading = judges.read(pixels)
@@ -261,14 +268,14 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     }
 
 
-def _judge_text(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
+def _judge_text(row: str, bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
     records = []
-    for items, pixels in _batches(bench.text_items(), lambda item: _read(_picture_path(folder, "text", item.number))):
+    for items, pixels in _batches(_TEXT_ITEMS[row](bench), lambda item: _read(_picture_path(folder, row, item.number))):
         reading = judges.read(pixels)
         for place, item in enumerate(items):
             seen = _seen(reading, place, judges)
-            right = {"place": float(seen["place"] == item.place), "noun": float(seen["noun"] == item.noun)}
-            records.append({"row": "text", "number": item.number, "group": item.noun, **right})
+            right = {name: float(seen[name] == getattr(item, name)) for name in item.judged}
+            records.append({"row": row, "number": item.number, "group": item.noun, **right})
     return records
 
 
