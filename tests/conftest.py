@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 CHECKED = (
     "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
     "portrait", "projector",
-    "prompts", "evaluation.judges", "finding", "integrity", "licenses", "versions",
+    "prompts", "schedule", "vision", "convert", "customization", "evaluation.judges", "finding", "integrity", "licenses", "versions",
     "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""

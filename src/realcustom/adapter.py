@@ -1,21 +1,24 @@
 """The trained part of RealCustom: it owns every weight that is added to a frozen text-to-image model.
 
+That of RC++ joins features of several layers and scales (`CrossScaleProjector`) and scores nothing.
+
 Shapes: `b` batch, `i` image tokens of width `c_i`, `k` tokens kept, `c` width of a cross-attention layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from realcustom.attention import Subject, cross_attention_layers
+from realcustom.masks import resize_mask
 from realcustom.placement import initial_log_precision
-from realcustom.projector import FeatureProjector
+from realcustom.projector import CrossScaleProjector, FeatureProjector
 from realcustom.prompts import TextStates
 from realcustom.scoring import ScoringModule, strongest_present, strongest_tokens
 
@@ -31,13 +34,16 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         token_dim: c_i, width of the image tokens that are scored and attended to.
         projector_depth: transformer layers between features and tokens; 0 takes the features as they are, as RC does.
         projector_grid: side of the square grid of the image features; only read by the projector.
-        scoring_dim: width of the score-nets.
+        cross_scale: arguments of the `CrossScaleProjector` that takes features of several layers and scales, as RC++ does.
+        scoring_dim: width of the score-nets; 0 scores nothing, as RC++ does: every token acts as it is.
         score_gain: what multiplies S in `1 + S` (RC 9); 1 is the paper's. With n_i tokens S is about 1/n_i, so that
             1 hardly weights anything; n_i makes the mean weight 2.
         placed_heads: number of heads of each layer, by name, whose attention prefers tokens that lie near a cell (see
             `placement`); none as RC does.
         own_queries: project the cells to queries for the subject's tokens by weights of its own. RC shares the text's
             queries, which a well-trained base affords and a small one does not.
+        feature_layers: which layers of "siglip" and "dino" the features are taken from, from 0, the deep ones last; read
+            by the pipeline.
     """
 
     @register_to_config
@@ -50,16 +56,20 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         token_dim: int,
         projector_depth: int = 0,
         projector_grid: int = 8,
+        cross_scale: Mapping[str, Any] | None = None,
         scoring_dim: int = 128,
         score_gain: float = 1.0,
         own_queries: bool = False,
         placed_heads: Mapping[str, int] | None = None,
+        feature_layers: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        self.projector = (
-            FeatureProjector(feature_dim, token_dim, projector_depth, projector_grid) if projector_depth else None
-        )
-        self.scoring = ScoringModule(text_dim, latent_channels, token_dim, scoring_dim)
+        self.projector: FeatureProjector | CrossScaleProjector | None = None
+        if cross_scale is not None:
+            self.projector = CrossScaleProjector(feature_dim, token_dim, **cross_scale)
+        elif projector_depth:
+            self.projector = FeatureProjector(feature_dim, token_dim, projector_depth, projector_grid)
+        self.scoring = ScoringModule(text_dim, latent_channels, token_dim, scoring_dim) if scoring_dim else None
         self.to_k = nn.ModuleDict(
             {_key(name): nn.Linear(token_dim, width, bias=False) for name, width in layers.items()}
         )
@@ -107,9 +117,12 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             tokens, self.keys_values(tokens), text, latents, alpha, token_ratio=token_ratio, positions=positions
         )
 
-    def tokens(self, features: Float[Tensor, "b i c_f"]) -> Float[Tensor, "b i c_i"]:
-        """Return the subject's tokens f_ci of its image features; once a subject."""
-        return features if self.projector is None else self.projector(features)
+    def tokens(self, features: Float[Tensor, "b i c_f"], *more: Any) -> Float[Tensor, "b k c_i"]:
+        """Return the subject's tokens f_ci of its image features; once a subject.
+
+        `more` are the features that a `CrossScaleProjector` joins with the deep ones: local, and those of shallow layers.
+        """
+        return features if self.projector is None else self.projector(features, *more)
 
     def keys_values(self, tokens: Float[Tensor, "b i c_i"]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return K_i and V_i `[b, i, c]` of every cross-attention layer (RC 4); once a subject.
@@ -127,7 +140,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         alpha: Float[Tensor, " b"],
         *,
         token_ratio: float,
-        mask: Float[Tensor, "b h w"] | None = None,
+        mask: Float[Tensor, "b h_m w_m"] | Mapping[str, Tensor] | None = None,
         scale: Float[Tensor, " b"] | None = None,
         present: Bool[Tensor, "b i"] | None = None,
         positions: Float[Tensor, "b i 2"] | None = None,
@@ -141,21 +154,21 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             latents: z_t as the UNet receives it, not yet masked.
             alpha: a_t of each sample.
             token_ratio: gamma_num, the share of the tokens to keep, in (0, 1].
-            mask: M_hat on the latent's grid; everywhere if not given.
+            mask: M_hat, on the latent's grid or a coarser one; everywhere if not given. Where nothing is scored it may be
+                one for each layer, by name.
             scale: multiplies each sample's contribution; 1 is the paper's.
             present: which tokens show the picture of the subject and not its padding; all if not given.
             positions: where the tokens lie in the new picture; only used by an adapter that places them.
         """
-        scores = self.scoring(text.states, latents, tokens, alpha, text_keep=text.keep, image_keep=present, mask=mask)
-        kept = None
-        if present is None:
-            kept = strongest_tokens(scores.detach(), token_ratio=token_ratio)
-        else:  # of each sample another number, so that they cannot be gathered; scores as high as those of a full square
-            scores = scores * present.float().mean(dim=1, keepdim=True)
-            present = strongest_present(scores.detach(), present, token_ratio=token_ratio)
+        weights, kept = None, None
+        if self.scoring is not None:
+            on_latent = resize_mask(mask, (latents.shape[2], latents.shape[3])) if isinstance(mask, Tensor) else None
+            weights, kept, present = self._score(
+                self.scoring, tokens, text, latents, alpha, token_ratio, on_latent, present
+            )
         return Subject(
             keys_values=keys_values,
-            weights=1 + self.config["score_gain"] * scores,
+            weights=weights,
             kept=kept,
             mask=mask,
             scale=scale,
@@ -169,15 +182,27 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             to_q={name: self.to_q[_key(name)] for name in self.config["layers"]} if self.to_q else None,
         )
 
+    def _score(
+        self,
+        scoring: ScoringModule,
+        tokens: Tensor,
+        text: TextStates,
+        latents: Tensor,
+        alpha: Tensor,
+        token_ratio: float,
+        mask: Tensor | None,
+        present: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the tokens' weights (RC 9), and those that act (RC 10): by number, or True for each if some are absent."""
+        scores = scoring(text.states, latents, tokens, alpha, text_keep=text.keep, image_keep=present, mask=mask)
+        gain = self.config["score_gain"]
+        if present is None:
+            return 1 + gain * scores, strongest_tokens(scores.detach(), token_ratio=token_ratio), None
+        # Of each sample another number acts, so they cannot be gathered. Scores are as high as those of a full square.
+        scores = scores * present.float().mean(dim=1, keepdim=True)
+        return 1 + gain * scores, None, strongest_present(scores.detach(), present, token_ratio=token_ratio)
+
 
 def _key(layer: str) -> str:
     """A layer's name where PyTorch allows no dots."""
     return layer.replace(".", "-")
-
-
-def alpha_at(alphas_cumprod: Float[Tensor, " T"], timestep: Tensor) -> Float[Tensor, ""]:
-    """Return a_t, the square root of the schedule's cumulative product (RC 8), between its steps if `timestep` is."""
-    position = timestep.detach().float().cpu().clamp(0, len(alphas_cumprod) - 1)
-    below = position.floor().long()
-    above = (below + 1).clamp(max=len(alphas_cumprod) - 1)
-    return torch.lerp(alphas_cumprod[below].float(), alphas_cumprod[above].float(), position - below).sqrt()

@@ -5,14 +5,15 @@ Shapes: `b` batch, `n` heads, `q` latent cells, `t` text tokens, `s` subject tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -31,8 +32,8 @@ class Subject:
     """`[b, s]`, what each token's key and value is multiplied with (RC 9)."""
     kept: Tensor | None = None
     """`[b, k]`, the tokens that take part (RC 10)."""
-    mask: Tensor | None = None
-    """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
+    mask: Tensor | Mapping[str, Tensor] | None = None
+    """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
     scale: Tensor | None = None
     """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
     present: Tensor | None = None
@@ -86,8 +87,12 @@ class AttentionTap:
     """Beginnings of the names of the layers that record; all of them if there are none."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
+    self_attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Recorded with the word for each self-attention layer that is watched: queries and keys `[r, n, q, d]`."""
     strengths: dict[str, tuple[Tensor, Tensor]] | None = None
     """Recorded for each layer if not None: root mean square of the subjects' and of the text's contribution, each `[b]`."""
+    resize: Callable[[Tensor, tuple[int, int]], Tensor] = resize_mask
+    """Brings a mask to a layer's grid."""
     text_cache: dict[str, list[tuple[Tensor, Tensor, Tensor]]] | None = None
     """If not None: the prompt's keys and values for each layer, so that they are computed once a prompt."""
 
@@ -103,6 +108,18 @@ class AttentionTap:
         if height * width != cells:
             raise InputError(f"a layer of {cells} cells does not belong to a latent of {self.latent_size}")
         return height, width
+
+    def own_attention(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        """Return the recorded queries and keys of the self-attention layers on one grid.
+
+        Raises:
+            InputError: the UNet has none there.
+        """
+        cells = grid[0] * grid[1]
+        found = [pair for pair in self.self_attention.values() if pair[0].shape[2] == cells]
+        if not found:
+            raise InputError(f"no self-attention layer lies on the mask's grid of {grid}; take mask_refined=False")
+        return found
 
     def text_keys_values(self, name: str, attn: Attention, text: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, t, c]` of the text, from the cache where it holds this very tensor."""
@@ -193,9 +210,27 @@ class SubjectAttnProcessor:
         bias = None if bias is None else bias.to(query.dtype)
         visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
         if subject.mask is not None:
-            mask = resize_mask(subject.mask, grid)
+            mask = subject.mask[self.name] if isinstance(subject.mask, Mapping) else subject.mask
+            mask = self.tap.resize(mask, grid)
             visual = visual * rearrange(mask, "b h w -> b (h w) 1").to(visual.dtype)
         return visual if subject.scale is None else rearrange(subject.scale, "b -> b 1 1").to(visual.dtype) * visual
+
+
+class SelfAttnProcessor:
+    """Self-attention as diffusers' own `AttnProcessor2_0` computes it, and its queries and keys recorded with the word."""
+
+    def __init__(self, name: str, tap: AttentionTap) -> None:
+        self.name, self.tap = name, tap
+        self._stock = AttnProcessor2_0()
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's output, of the shape of `hidden_states`."""
+        if self.tap.word is not None:
+            cells = hidden_states[-len(self.tap.word) :]
+            self.tap.self_attention[self.name] = (
+                _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
+            )  # fmt: skip
+        return self._stock(attn, hidden_states, *args, **kwargs)
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -217,15 +252,34 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
     return {name: module for name, module in modules if isinstance(module, Attention) and module.is_cross_attention}
 
 
-@contextmanager
-def attached(unet: UNet2DConditionModel) -> Iterator[AttentionTap]:
-    """Let a tap read and feed the UNet's cross-attention inside the `with` block.
+def attention_grid(unet: UNet2DConditionModel, latent_size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the finest cross-attention layers for a latent of the given size."""
+    deepest = len(unet.config.block_out_channels) - 1
+    levels = []
+    for name in cross_attention_layers(unet):
+        kind, number = name.split(".")[:2]
+        levels.append(
+            {"down_blocks": int, "up_blocks": lambda one: deepest - int(one)}.get(kind, lambda _: deepest)(number)
+        )
+    height, width = latent_size
+    for _ in range(min(levels)):
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
 
-    Self-attention keeps its processors. On leaving, also by an exception, every layer has the very processor object that
-    it had before.
+
+@contextmanager
+def attached(unet: UNet2DConditionModel, *, self_attention: bool = False) -> Iterator[AttentionTap]:
+    """Let a tap read and feed the UNet's cross-attention inside the `with` block, and read its self-attention if asked to.
+
+    Other layers keep their processors. On leaving, also by an exception, every layer has the very processor object that it
+    had before.
     """
     before, tap = dict(unet.attn_processors), AttentionTap()
-    ours = {f"{name}.processor": SubjectAttnProcessor(name, tap) for name in cross_attention_layers(unet)}
+    ours: dict[str, Any] = {
+        f"{name}.processor": SubjectAttnProcessor(name, tap) for name in cross_attention_layers(unet)
+    }
+    if self_attention:
+        ours |= {name: SelfAttnProcessor(name.removesuffix(".processor"), tap) for name in before if name not in ours}
     unet.set_attn_processor({**before, **ours})
     try:
         yield tap

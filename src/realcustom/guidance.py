@@ -13,6 +13,8 @@ def cascade_guidance(
     *,
     guidance_scale: float,
     subject_guidance_scale: float,
+    guidance_rescale: float = 0.0,
+    mask: Float[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """Return the guided prediction of RC 13.
 
@@ -24,13 +26,37 @@ def cascade_guidance(
         text_and_subject: prediction of the TI2I branch.
         guidance_scale: w_t, how far from the unconditional towards the text.
         subject_guidance_scale: w_i, how far from the text towards the subject.
+        guidance_rescale: how far the result's spread is brought back to that of TI2I, in [0, 1]; the paper does not.
+        mask: where it is to be that of TI2I; elsewhere it is brought back to that of T2I. Everywhere if not given.
     """
     to_text = guidance_scale * (text - unconditional)
-    return unconditional + to_text + subject_guidance_scale * (text_and_subject - text)
+    guided = unconditional + to_text + subject_guidance_scale * (text_and_subject - text)
+    if not guidance_rescale:
+        return guided
+    inside = _rescaled(guided, text_and_subject, guidance_rescale)
+    if mask is None:
+        return inside
+    outside = _rescaled(guided, text, guidance_rescale)
+    return outside + mask[:, None] * (inside - outside)
 
 
 def direct_guidance(
-    negative: Float[Tensor, "*shape"], positive: Float[Tensor, "*shape"], *, guidance_scale: float
+    negative: Float[Tensor, "*shape"],
+    positive: Float[Tensor, "*shape"],
+    *,
+    guidance_scale: float,
+    guidance_rescale: float = 0.0,
 ) -> Float[Tensor, "*shape"]:
-    """Return `negative + guidance_scale (positive - negative)`: classifier-free guidance, and RC++'s form."""
-    return negative + guidance_scale * (positive - negative)
+    """Return `negative + guidance_scale (positive - negative)`: classifier-free guidance, and RC++'s form.
+
+    `guidance_rescale` says how far the result's spread is brought back to that of `positive`, in [0, 1].
+    """
+    guided = negative + guidance_scale * (positive - negative)
+    return _rescaled(guided, positive, guidance_rescale) if guidance_rescale else guided
+
+
+def _rescaled(guided: Tensor, like: Tensor, share: float) -> Tensor:
+    """Bring the standard deviation of each sample of `guided` closer to that of `like`, by `share` of the way in ratio."""
+    dims = tuple(range(1, guided.ndim))
+    ratio = like.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True)
+    return guided * (1 - share + share * ratio)

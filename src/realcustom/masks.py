@@ -1,11 +1,11 @@
-"""Where the subject may act: the target word's attention becomes a soft mask (RC 11, 12). Pure functions.
+"""Where the subject may act: the target word's attention becomes a soft mask (RC 11, 12; RC++). Pure functions.
 
 Shapes: `b` batch, `h w` a grid of latent cells, `q = h w` cells in row order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -34,6 +34,24 @@ def resize_mask(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Te
     return F.interpolate(mask[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
+def resize_mask_by_height(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
+    """Return the mask on another grid as the authors' layers do: columns are sampled at the ratio of the rows.
+
+    Differs from `resize_mask` where rows and columns shrink by different ratios.
+
+    Raises:
+        InputError: the ratio of the rows does not give the columns that are needed; there the authors' code crashes.
+    """
+    ratio = size[0] / mask.shape[1]
+    resized = F.interpolate(mask[:, None], scale_factor=ratio, mode="bilinear", align_corners=False)[:, 0]
+    if tuple(resized.shape[1:]) != size:
+        raise InputError(
+            f"the authors' way to resize masks cannot bring {tuple(mask.shape[1:])} to {size}; take pictures whose sides are "
+            f"multiples of 32 pixels, or leave compat out"
+        )
+    return resized
+
+
 def area_mask(mask: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b H W"]:
     """Return the mask on a coarser grid of `size` (height, width): the mean of what each cell covers."""
     return F.interpolate(mask[:, None].float(), size, mode="area")[:, 0]
@@ -44,8 +62,61 @@ def _min_max(relevance: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     return (relevance - low) / (high - low + _EPSILON)
 
 
+def affinity(
+    self_maps: Sequence[Float[Tensor, "b n _ _"]], size: tuple[int, int], *, normalization: Normalization = "none"
+) -> Float[Tensor, "b q q"]:
+    """Return how much each cell attends to each other one, from the self-attention maps of several layers (RC++).
+
+    Args:
+        self_maps: one a layer, for each of its heads, over its own grid; each is resized as if it were a picture.
+        size: grid of the result (height, width).
+        normalization: "min_max_per_layer" stretches the map of every head to [0, 1] before the mean over all heads of all
+            layers; "max" and "min_max" scale the mean; "none" leaves it.
+    """
+    cells, heads = size[0] * size[1], []
+    for layer in self_maps:
+        resized = resize_mask(rearrange(layer, "b n q k -> (b n) q k"), (cells, cells))
+        resized = _min_max(resized) if normalization == "min_max_per_layer" else resized
+        heads.append(rearrange(resized, "(b n) q k -> b n q k", b=len(layer)))
+    mean = torch.cat(heads, dim=1).mean(dim=1)
+    return _normalized(mean, normalization) if normalization in ("max", "min_max") else mean
+
+
+def spread(relevance: Float[Tensor, "b h w"], affinity: Float[Tensor, "b q q"]) -> Float[Tensor, "b h w"]:
+    """Let the relevance of every cell be that of the cells that it attends to."""
+    flat = torch.einsum("bqk,bk->bq", affinity, rearrange(relevance, "b h w -> b (h w)"))
+    return flat.view_as(relevance)
+
+
+def attended(
+    relevance: Float[Tensor, "b h w"], layers: Sequence[tuple[Float[Tensor, "b n q d"], Float[Tensor, "b n q d"]]]
+) -> Float[Tensor, "b h w"]:
+    """Return `spread` over the un-normalised `affinity` of layers on the relevance's own grid, without making the maps.
+
+    Args:
+        relevance: of every cell.
+        layers: queries and keys of each layer's self-attention.
+    """
+    values = rearrange(relevance, "b h w -> b 1 (h w) 1")
+    found = [
+        F.scaled_dot_product_attention(query, key, values.to(key).expand(-1, key.shape[1], -1, -1)).float()
+        for query, key in layers
+    ]
+    return torch.cat(found, dim=1).mean(dim=1)[..., 0].view_as(relevance)
+
+
+def _normalized(relevance: Float[Tensor, "b h w"], normalization: Normalization) -> Float[Tensor, "b h w"]:
+    if normalization == "max":
+        return relevance / (relevance.amax(dim=(1, 2), keepdim=True) + _EPSILON)
+    return relevance if normalization == "none" else _min_max(relevance)
+
+
 def aggregate(
-    maps: Sequence[Float[Tensor, "b _ _"]], *, normalization: Normalization = "max", size: tuple[int, int] | None = None
+    maps: Sequence[Float[Tensor, "b _ _"]],
+    *,
+    normalization: Normalization = "max",
+    size: tuple[int, int] | None = None,
+    refine: Callable[[Float[Tensor, "b h w"]], Float[Tensor, "b h w"]] | None = None,
 ) -> Float[Tensor, "b h w"]:
     """Average the word's attention over all cross-attention layers (RC section 3.3), every layer counting the same.
 
@@ -54,6 +125,8 @@ def aggregate(
         normalization: "max" divides the average by its largest value (RC 11); "min_max" stretches it to [0, 1];
             "min_max_per_layer" stretches each layer's map before averaging, and the average again; "none" leaves it.
         size: grid of the result (height, width); the finest of the maps if not given.
+        refine: what is done to the average before it is scaled: `spread` or `attended` (RC++); the authors leave it out
+            where `normalization` is "none".
 
     Returns:
         The word's relevance for each cell, for each sample on its own.
@@ -68,9 +141,9 @@ def aggregate(
     if normalization == "min_max_per_layer":
         resized = [_min_max(layer) for layer in resized]
     relevance = torch.stack(resized).mean(dim=0)
-    if normalization == "max":
-        return relevance / (relevance.amax(dim=(1, 2), keepdim=True) + _EPSILON)
-    return relevance if normalization == "none" else _min_max(relevance)
+    if refine is not None and normalization != "none":
+        relevance = refine(relevance)
+    return _normalized(relevance, normalization)
 
 
 def influence_scope(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from realcustom.adapter import RealCustomAdapter, alpha_at
-from realcustom.attention import AttentionTap, attached, cross_attention_layers
+from realcustom.adapter import RealCustomAdapter
+from realcustom.attention import attached, attention_grid, cross_attention_layers
+from realcustom.customization import Customization, MaskSettings, SubjectViews
 from realcustom.errors import InputError, NotANumber
 from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
@@ -35,19 +36,18 @@ from realcustom.masks import (
     NORMALIZATIONS,
     MaskMode,
     Normalization,
-    aggregate,
     area_mask,
-    combine,
     coverage,
-    influence_scope,
     resize_mask,
+    resize_mask_by_height,
 )
 from realcustom.pictures import as_seen
-from realcustom.placement import FRAME_PACE, FRAME_SCOPE, frame_of, place_tokens
 from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
 from realcustom.projector import latent_features
-from realcustom.prompts import TextStates, cut_off, encode_prompts, find_word, word_columns
+from realcustom.prompts import TextStates, cut_off, encode_prompts, encode_prompts_twice, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
+from realcustom.schedule import alpha_at, clean_latents, take_official_steps
+from realcustom.vision import ImageFeatures, clip_features, twin_features
 
 logger = logging.getLogger(__name__)
 
@@ -61,62 +61,23 @@ _LARGEST = 1000.0
 """Beyond it no guidance makes anything but noise, and float16 overflows."""
 
 
-@dataclass(frozen=True)
-class _SubjectViews:
-    """The subject and the text of each picture."""
+Guidance = Literal["cascade", "direct"]
+GUIDANCE: tuple[Guidance, ...] = get_args(Guidance)
 
-    tokens: Tensor
-    keys_values: Mapping[str, tuple[Tensor, Tensor]]
-    present: Tensor | None
-    reference_frames: Tensor
-    text: TextStates
+_OF_RC: dict[str, Any] = {
+    "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
+    "guidance": "cascade", "mask_normalization": "max", "mask_frozen_after": None,
+}  # fmt: skip
+_OF_RC_PLUS_PLUS: dict[str, Any] = {
+    **_OF_RC, "num_inference_steps": 25, "guidance_scale": 3.5, "subject_guidance_scale": 3.5, "guidance": "direct",
+    "mask_normalization": "min_max_per_layer", "mask_frozen_after": 12,
+}  # fmt: skip
+"""What the papers' authors take, for a model that says nothing itself."""
 
-    def rows(self, index: Tensor) -> _SubjectViews:
-        """Return those of some pictures."""
-        keep = None if self.text.keep is None else self.text.keep[index]
-        return _SubjectViews(
-            self.tokens[index],
-            {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
-            None if self.present is None else self.present[index],
-            self.reference_frames[index],
-            TextStates(self.text.states[index], keep),
-        )
-
-
-@dataclass
-class _SubjectCall:
-    """What one call of the pipeline knows of its subject, and what its steps have found."""
-
-    views: _SubjectViews
-    columns: Tensor
-    given_mask: Tensor | None
-    mask_mode: MaskMode
-    mask_scope: float
-    mask_normalization: Normalization
-    mask_binary: bool
-    token_ratio: float
-    scales: Tensor
-    guidance_scale: float
-    subject_guidance_scale: float
-    target_frames: Tensor | None = None
-    masks: list[Tensor] = field(default_factory=list)
-    strengths: list[list[float | None]] = field(default_factory=list)
-    _parts: dict[tuple[int, ...], _SubjectViews] = field(default_factory=dict)
-
-    def steady(self, found: Tensor) -> Tensor:
-        """Return the subjects' frames: those that the step's masks give, and more of those of the steps before."""
-        before = self.target_frames
-        self.target_frames = found if before is None else torch.lerp(before, found, FRAME_PACE)
-        return self.target_frames
-
-    def part(self, rows: Tensor) -> _SubjectViews:
-        """Return what belongs to some of the pictures; always the same object for the same ones, as the text's cache needs."""
-        if len(rows) == len(self.scales):
-            return self.views
-        key = tuple(rows.tolist())
-        if key not in self._parts:
-            self._parts[key] = self.views.rows(rows)
-        return self._parts[key]
+_OPTIONAL = [
+    "adapter", "text_encoder_2", "tokenizer_2", "image_encoder", "image_encoder_2", "safety_checker",
+    "feature_extractor",
+]  # fmt: skip
 
 
 class RealCustomPipeline(DiffusionPipeline):
@@ -131,18 +92,30 @@ class RealCustomPipeline(DiffusionPipeline):
         unet: a stock UNet; it is left as it was after every call.
         scheduler: any of diffusers' schedulers on a discrete noise schedule.
         adapter: the trained part; without it only text-to-image is possible.
-        num_inference_steps: this model's default.
+        text_encoder_2: the second one of Stable Diffusion XL.
+        tokenizer_2: its tokenizer.
+        image_encoder: what sees the subject: a CLIP encoder, or with `image_encoder_2` SigLIP; the model's own autoencoder
+            if there is none.
+        image_encoder_2: DINOv2 with registers, for RC++.
+        safety_checker: of a Stable Diffusion 1.5 base; what it flags comes back black, and `output.nsfw_content_detected`
+            says so.
+        feature_extractor: of the safety checker.
+        num_inference_steps: this model's default; the papers' if not given, like the next ones.
         guidance_scale: this model's default w_t.
         subject_guidance_scale: this model's default w_i.
+        guidance: this model's default form of guidance.
         mask_scope: this model's default gamma_scope.
+        mask_normalization: this model's default.
+        mask_frozen_after: this model's default.
         mask_binary: whether this model by default gives the whole scope the weight 1.
+        force_zeros_for_empty_prompt: SDXL's: without a negative prompt the unconditional branch is told zeros.
         mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
             as in RC. A small model's noun may only be found in some of them.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->image_encoder_2->unet->vae"
     _exclude_from_cpu_offload = ["adapter"]  # noqa: RUF012  (small, and called in parts, which no hook sees)
-    _optional_components = ["adapter"]  # noqa: RUF012  (read by diffusers)
+    _optional_components = _OPTIONAL
     _callback_tensor_inputs = ["latents", "mask"]  # noqa: RUF012
 
     def __init__(
@@ -153,26 +126,45 @@ class RealCustomPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         scheduler: SchedulerMixin,
         adapter: RealCustomAdapter | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        subject_guidance_scale: float = 12.5,
-        mask_scope: float = 0.25,
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        image_encoder: PreTrainedModel | None = None,
+        image_encoder_2: PreTrainedModel | None = None,
+        safety_checker: PreTrainedModel | None = None,
+        feature_extractor: Any = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        subject_guidance_scale: float | None = None,
+        guidance: str | None = None,  # diffusers cannot check a Literal
+        mask_scope: float | None = None,
+        mask_normalization: str | None = None,
+        mask_frozen_after: int | None = None,
         mask_binary: bool = False,
+        force_zeros_for_empty_prompt: bool = True,
         mask_layers: list[str] = [],  # noqa: B006  (diffusers reads this annotation and default; it is never changed)
     ) -> None:
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, adapter=adapter
-        )
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, adapter=adapter,
+            text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, image_encoder=image_encoder,
+            image_encoder_2=image_encoder_2, safety_checker=safety_checker, feature_extractor=feature_extractor,
+        )  # fmt: skip
+        own = {
+            "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
+            "subject_guidance_scale": subject_guidance_scale, "guidance": guidance, "mask_scope": mask_scope,
+            "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
+        }  # fmt: skip
+        scored = adapter is None or adapter.scoring is not None
+        defaults = _OF_RC if scored else _OF_RC_PLUS_PLUS
         self.register_to_config(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            subject_guidance_scale=subject_guidance_scale,
-            mask_scope=mask_scope,
+            **{**defaults, **{name: value for name, value in own.items() if value is not None}},
             mask_binary=mask_binary,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
             mask_layers=list(mask_layers),
         )
         self._check_layers(mask_layers)
+        if adapter is not None:
+            check_fit(adapter, unet)
         self.vae_scale_factor = downscaling(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -203,7 +195,7 @@ class RealCustomPipeline(DiffusionPipeline):
 
     @classmethod
     def _component_names(cls) -> list[str]:
-        return ["vae", "text_encoder", "tokenizer", "unet", "scheduler", "adapter"]
+        return ["vae", "text_encoder", "tokenizer", "unet", "scheduler", *_OPTIONAL]
 
     @property
     def num_timesteps(self) -> int:
@@ -227,6 +219,8 @@ class RealCustomPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         subject_guidance_scale: float | None = None,
+        guidance: Guidance | None = None,
+        guidance_rescale: float = 0.0,
         negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -236,10 +230,14 @@ class RealCustomPipeline(DiffusionPipeline):
         mask: Tensor | np.ndarray | Image.Image | SubjectMasks | None = None,
         mask_mode: MaskMode = "replace",
         mask_scope: float | None = None,
-        mask_normalization: Normalization = "max",
+        mask_normalization: Normalization | None = None,
         mask_binary: bool | None = None,
+        mask_threshold: bool = False,
+        mask_refined: bool = False,
+        mask_frozen_after: int | None = None,
         token_ratio: float = 0.8,
         subject_scale: float | Sequence[float] = 1.0,
+        compat: Literal["official"] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -258,6 +256,9 @@ class RealCustomPipeline(DiffusionPipeline):
             num_inference_steps: of the scheduler; the model's default if not given, like the next two.
             guidance_scale: w_t, how strongly the text is followed.
             subject_guidance_scale: w_i, how strongly the subject is followed.
+            guidance: "cascade" (RC 13) or "direct", from the negative prediction straight to the subject's (RC++), for which
+                T2I need not be run once the mask is frozen and `guidance_scale` alone counts; the model's default if not given.
+            guidance_rescale: how far the spread of the guided prediction is brought back to that of the subject's, in [0, 1].
             negative_prompt: what the unconditional branch is told; the empty sentence if not given.
             num_images_per_prompt: pictures for each prompt, next to each other in the result.
             eta: of DDIM; other schedulers do without.
@@ -269,11 +270,21 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_mode: "replace" takes the mask instead of the word's attention, "intersect" and "union" take the smaller
                 or larger of the two in each cell.
             mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
-            mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max".
+            mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
+                given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
+            mask_threshold: take `1 - mask_scope` as the lowest relevance instead of keeping a share of the grid.
+            mask_refined: spread the relevance along the UNet's self-attention (RC++).
+            mask_frozen_after: keep the mask of this evaluation for all later ones (RC++); 0 is as 1; the model's default if
+                not given.
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
                 0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
+            compat: "official" runs the loop as the authors published it for Stable Diffusion XL, defects included: the negative
+                branch sees a black picture under the same mask, width and height change places in the time ids, the pooled
+                text is not projected, the reference is squashed to a square, masks have half the latent's sides, steps are
+                theirs, and the last step's clean picture is decoded. The scheduler must be DPMSolverSinglestepScheduler or
+                DDIMScheduler.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False returns the plain tuple (images, masks, report).
             callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; the "latents" that it
@@ -291,25 +302,30 @@ class RealCustomPipeline(DiffusionPipeline):
         config = self.config
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         height, width = (self.side if side is None else side for side in (height, width))
-        num_inference_steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        guidance_scale = config.guidance_scale if guidance_scale is None else guidance_scale
-        subject_guidance_scale = (
-            config.subject_guidance_scale if subject_guidance_scale is None else subject_guidance_scale
-        )
-        mask_scope = config.mask_scope if mask_scope is None else mask_scope
+        own = self._or_own(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
+            mask_scope=mask_scope, mask_normalization=mask_normalization, mask_frozen_after=mask_frozen_after,
+            mask_binary=mask_binary,
+        )  # fmt: skip
+        num_inference_steps, mask_scope = own["num_inference_steps"], own["mask_scope"]
+        strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
         if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
             raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
         subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts), mask)
-        strengths = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale}
         self.check_numbers(
             height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
             num_images_per_prompt=num_images_per_prompt, token_ratio=token_ratio, eta=eta, **strengths,
         )  # fmt: skip
+        _check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
+        _check_share("guidance_rescale", guidance_rescale)
         samples = len(prompts) * num_images_per_prompt
         subject_scales = _scales(subject_scale, samples)
-        _check_choice("mask_normalization", mask_normalization, NORMALIZATIONS)
+        _check_choice("guidance", own["guidance"], GUIDANCE)
+        _check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         _check_choice("mask_mode", mask_mode, MASK_MODES)
         _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+        self._check_compat(compat)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_callback(callback_on_step_end_tensor_inputs)
@@ -324,75 +340,139 @@ class RealCustomPipeline(DiffusionPipeline):
 
         # 3. Text
         text, negative = (
-            _repeat_text(states, num_images_per_prompt, dtype) for states in self._encode_text(prompts, negative_prompt)
+            states.repeat(num_images_per_prompt, dtype)
+            for states in self._encode_text(prompts, negative_prompt, (height, width), compat)
         )
-        both = _concatenate(negative, text)
 
         # 4. Subject
-        subject, portraits = None, list[Portrait]()
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
+        portraits = [examine(picture, self.reference_side) for picture in subject_images]
+        views, black = None, None
         if subject_images:
-            columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-            portraits = [examine(picture, self.side) for picture in subject_images]
-            features, present = self._features(subject_images, [portrait.size for portrait in portraits])
             times = samples // len(subject_images)
-            tokens = self.adapter.tokens(features.to(dtype)).repeat_interleave(times, dim=0)
-            present = None if present is None else present.repeat_interleave(times, dim=0)
-            frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0)
-            subject = _SubjectCall(
-                views=_SubjectViews(tokens, self.adapter.keys_values(tokens), present, frames.to(device), text),
-                columns=columns.to(device),
-                given_mask=None if mask is None else _as_mask(mask, samples, grid, device),
-                mask_mode=mask_mode,
-                mask_scope=mask_scope,
-                mask_normalization=mask_normalization,
-                mask_binary=config.mask_binary if mask_binary is None else mask_binary,
-                token_ratio=token_ratio,
-                scales=torch.tensor(subject_scales, device=device),
-                guidance_scale=guidance_scale,
-                subject_guidance_scale=subject_guidance_scale,
-            )
+            views = self._views(subject_images, portraits, text, times, compat)
+            if compat:
+                black = self._views(
+                    [Image.new("RGB", (1, 1))] * len(subject_images), portraits, negative, times, compat
+                )
 
         # 5. Timesteps and first latents
-        self._set_timesteps(num_inference_steps, device)
+        if compat:
+            take_official_steps(self.scheduler, num_inference_steps, device)
+        else:
+            self._set_timesteps(num_inference_steps, device)
         self._num_timesteps = len(self.scheduler.timesteps)
         latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
-        step_options = self.prepare_extra_step_kwargs(generator, eta)
 
         # 6. Denoise
-        with attached(self.unet) as tap, self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            tap.latent_size, tap.text_cache, tap.watched = grid, {}, config.mask_layers
-            for step, timestep in enumerate(self.scheduler.timesteps):
-                if self._interrupt:
-                    break
-                noisy = self.scheduler.scale_model_input(latents, timestep)
-                if subject is None:
-                    predictions = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
-                    prediction = direct_guidance(*predictions, guidance_scale=guidance_scale)
-                else:
-                    prediction = self._predict_customized(tap, subject, noisy, timestep, both)
-                latents = self.scheduler.step(prediction, timestep, latents, **step_options, return_dict=False)[0]
-                latents = latents.to(dtype)
-                if callback_on_step_end is not None:
-                    known = {"latents": latents, "mask": subject.masks[-1] if subject else None}
-                    wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", latents)
-                bar.update()
+        with attached(self.unet, self_attention=mask_refined) as tap:
+            tap.latent_size, tap.text_cache = grid, {}
+            tap.resize = resize_mask_by_height if compat else resize_mask
+            customization = None
+            if views is not None and self.adapter is not None:
+                mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
+                columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
+                given = None if mask is None else _as_mask(mask, samples, mask_grid, device)
+                settings = MaskSettings(
+                    scope=mask_scope, normalization=own["mask_normalization"], binary=own["mask_binary"],
+                    threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"], given=given,
+                    mode=mask_mode, layers=tuple(config.mask_layers),
+                )  # fmt: skip
+                customization = Customization(
+                    self.adapter, tap, views, columns.to(device), torch.tensor(subject_scales, device=device), mask_grid,
+                    settings, token_ratio,
+                )  # fmt: skip
+            latents = self.denoise(
+                latents, text, negative, customization, black,
+                guidance=own["guidance"], guidance_rescale=guidance_rescale, **strengths,
+                step_options=self.prepare_extra_step_kwargs(generator, eta), decode_clean=compat is not None,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            )  # fmt: skip
 
         # 7. Decode and report
         lower = "take lower guidance scales" + ("" if dtype == torch.float32 else f", or float32 instead of {dtype}")
         _check_computed(latents, "the latents", lower)
-        output = RealCustomOutput(images=self._decode(latents, output_type))
-        if subject is not None and subject.masks:
-            output.masks = SubjectMasks(torch.stack(subject.masks))
+        output = RealCustomOutput(*self._decode(latents, output_type))
+        if customization is not None and customization.masks:
+            output.masks = SubjectMasks(torch.stack(customization.masks))
             output.report = Report(
-                words, [coverage(step).tolist() for step in subject.masks], subject.strengths, portraits,
+                words, [coverage(step).tolist() for step in customization.masks], customization.strengths, portraits,
                 {name: (scale, config[name]) for name, scale in strengths.items()},
             )  # fmt: skip
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out
             return (output.images, output.masks, output.report)  # type: ignore[return-value]
         return output
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        text: TextStates,
+        negative: TextStates,
+        customization: Customization | None = None,
+        negative_views: SubjectViews | None = None,
+        *,
+        guidance: Guidance,
+        guidance_scale: float,
+        subject_guidance_scale: float,
+        guidance_rescale: float = 0.0,
+        step_options: Mapping[str, Any] | None = None,
+        decode_clean: bool = False,
+        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Tensor:
+        """Return the latents of the pictures, `[b, c, h, w]`, from the first noise, by the timesteps that the scheduler has.
+
+        Args:
+            latents: the first noise, as the scheduler wants it.
+            text: of each picture.
+            negative: what the unconditional branch is told.
+            customization: the subjects, on a tap that is attached to the UNet; plain text-to-image without.
+            negative_views: subjects of the unconditional branch, under the same mask; for direct guidance only.
+            guidance: "cascade" or "direct".
+            guidance_scale: w_t.
+            subject_guidance_scale: w_i.
+            guidance_rescale: see `__call__`.
+            step_options: what else the scheduler's steps are told.
+            decode_clean: return the clean latents that the last prediction means instead of what the scheduler steps to.
+            callback_on_step_end: see `__call__`.
+            callback_on_step_end_tensor_inputs: see `__call__`.
+        """
+        both, dtype, clean = negative.join(text), latents.dtype, latents
+        scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                if self._interrupt:
+                    break
+                noisy = self.scheduler.scale_model_input(latents, timestep)
+                if customization is None:
+                    predictions = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
+                    prediction = direct_guidance(*predictions, **scales)
+                elif guidance == "direct":
+                    predictions = self._predict_direct(
+                        customization, negative_views, noisy, timestep, both, text, negative, guidance_scale
+                    )
+                    prediction = direct_guidance(*predictions, **scales)
+                else:
+                    predictions = self._predict_cascade(customization, noisy, timestep, both, text, guidance_scale)
+                    prediction = cascade_guidance(*predictions, **scales, subject_guidance_scale=subject_guidance_scale)
+                if decode_clean:
+                    alpha = alpha_at(self.scheduler.alphas_cumprod, timestep)
+                    clean = clean_latents(latents, prediction, alpha, self.scheduler.config.prediction_type)
+                latents = self.scheduler.step(prediction, timestep, latents, **step_options or {}, return_dict=False)[0]
+                latents = latents.to(dtype)
+                if callback_on_step_end is not None:
+                    known = {"latents": latents, "mask": customization.masks[-1] if customization else None}
+                    wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
+                    latents = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", latents)
+                bar.update()
+        return clean if decode_clean else latents
+
+    def _or_own(self, **given: Any) -> dict[str, Any]:
+        """Return arguments of a call; those not given are this model's own."""
+        return {name: self.config[name] if value is None else value for name, value in given.items()}
 
     def _check_subject(
         self,
@@ -425,6 +505,13 @@ class RealCustomPipeline(DiffusionPipeline):
         if self.adapter is None:
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
         return images, words
+
+    def _check_compat(self, compat: str | None) -> None:
+        if compat is None:
+            return
+        _check_choice("compat", compat, ("official",))
+        if self.text_encoder_2 is None:
+            raise InputError("compat='official' is for Stable Diffusion XL, and this base has one text encoder")
 
     def _check_layers(self, mask_layers: Sequence[str]) -> None:
         layers = cross_attention_layers(self.unet)
@@ -460,10 +547,8 @@ class RealCustomPipeline(DiffusionPipeline):
                 )
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         for name, count in counts.items():
-            if count < 1:
-                raise InputError(f"{name} must be at least 1, but is {count}")
-        if not 0 <= mask_scope <= 1:
-            raise InputError(f"mask_scope must be a share from 0 to 1, but is {mask_scope}")
+            _check_least(name, count, 1)
+        _check_share("mask_scope", mask_scope)
         if not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
@@ -494,7 +579,11 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {unknown}")
 
     def _encode_text(
-        self, prompts: Sequence[str], negative_prompt: str | Sequence[str] | None
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | Sequence[str] | None,
+        size: tuple[int, int],
+        compat: str | None,
     ) -> tuple[TextStates, TextStates]:
         """Return the states of the prompts and of as many negative prompts."""
         if negative_prompt is None or isinstance(negative_prompt, str):
@@ -506,31 +595,88 @@ class RealCustomPipeline(DiffusionPipeline):
         for sentence in (*prompts, *negatives):
             if lost := cut_off(sentence, self.tokenizer):
                 logger.warning("the text encoder reads %d tokens; not read: %r", self.tokenizer.model_max_length, lost)
-        positive, negative = (encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives))
-        return positive, negative
+        if self.text_encoder_2 is None:
+            positive, negative = (
+                encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives)
+            )
+            return positive, negative
+        encoders = ((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2))
+        positive, negative = (
+            encode_prompts_twice(many, *encoders, projected=not compat) for many in (prompts, negatives)
+        )
+        if negative_prompt is None and self.config.force_zeros_for_empty_prompt and not compat:
+            nothing = {name: torch.zeros_like(tensor) for name, tensor in negative.added.items()}
+            negative = TextStates(torch.zeros_like(negative.states), None, nothing)
+        height, width = (
+            reversed(size) if compat else size
+        )  # the authors tell the UNet width and height the other way round
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=positive.states.device)
+        return tuple(  # type: ignore[return-value]
+            replace(states, added={**states.added, "time_ids": time_ids.expand(len(prompts), -1)})
+            for states in (positive, negative)
+        )
 
     @property
     def side(self) -> int:
         """Of the model's own pictures, and of what the encoder sees of a reference, in pixels."""
         return self.unet.config.sample_size * self.vae_scale_factor
 
-    def _features(
-        self, pictures: Sequence[Image.Image], sizes: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the subjects' image features `[n, i, c_f]`: their own latents, in patches; and which are no padding.
+    @property
+    def reference_side(self) -> int:
+        """Of what the image encoder sees of a reference, in pixels."""
+        if self.image_encoder is None:
+            return self.side
+        return self.image_encoder.config.image_size * (1 if self.image_encoder_2 is None else 2)
+
+    def _views(
+        self,
+        pictures: Sequence[Image.Image],
+        portraits: Sequence[Portrait],
+        text: TextStates,
+        times: int,
+        compat: str | None,
+    ) -> SubjectViews:
+        """Return the subjects for each picture to be made.
 
         Args:
             pictures: of the subjects.
-            sizes: width and height of each as it is seen, upright.
+            portraits: what is known of the subjects' own pictures.
+            text: of each picture to be made.
+            times: how many pictures are made of each subject.
+            compat: see `__call__`.
         """
-        side = self.side
-        pixels = self.image_processor.preprocess([fit_reference(picture, side) for picture in pictures])
-        features = latent_features(to_latents(self.vae, pixels.to(self._execution_device)))
-        if all(width == height for width, height in sizes):
-            return features, None
-        cells = round(features.shape[1] ** 0.5)
-        present = [cells_within(fitted_box(size, side), side, cells) for size in sizes]
-        return features, torch.from_numpy(np.stack(present)).to(features.device)
+        assert self.adapter is not None
+        side, device = self.reference_side, self._execution_device
+        seen = [
+            as_seen(one).convert("RGB").resize((side, side)) if compat else fit_reference(one, side) for one in pictures
+        ]
+        features = self._features(self.image_processor.preprocess(seen, height=side, width=side).to(device))
+        tokens = self.adapter.tokens(*_to(features, text.states.dtype)).repeat_interleave(times, dim=0)
+        present = None
+        if not compat and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
+            cells = int(features.deep.shape[1] ** 0.5)
+            beside = features.deep.shape[1] - cells**2  # a class token, if there is one, is no cell
+            boxes = [fitted_box(portrait.size, side) for portrait in portraits]
+            shown = torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes]))
+            shown = torch.cat([torch.ones(len(shown), beside, dtype=torch.bool), shown], dim=1)
+            shown = shown.repeat(
+                1, tokens.shape[1] // features.deep.shape[1]
+            )  # shallow tokens lie behind the deep ones
+            present = shown.repeat_interleave(times, dim=0).to(device)
+        frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
+        return SubjectViews(tokens, self.adapter.keys_values(tokens), text, present, frames)
+
+    def _features(self, pixels: Tensor) -> ImageFeatures:
+        """Return the features of square pictures `[n, 3, h, w]` in [-1, 1]."""
+        if self.image_encoder is None:
+            return ImageFeatures(latent_features(to_latents(self.vae, pixels)))
+        levels = (pixels + 1) / 2
+        if self.image_encoder_2 is None:
+            return clip_features(levels, self.image_encoder)
+        layers = self.adapter.config.feature_layers
+        return twin_features(
+            levels, self.image_encoder, self.image_encoder_2, siglip_layers=layers["siglip"], dino_layers=layers["dino"]
+        )
 
     def _first_latents(
         self,
@@ -554,7 +700,10 @@ class RealCustomPipeline(DiffusionPipeline):
         return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
 
     def _predict(self, noisy: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
-        return self.unet(noisy, timestep, text.states, encoder_attention_mask=text.keep, return_dict=False)[0]
+        return self.unet(
+            noisy, timestep, text.states, encoder_attention_mask=text.keep,
+            added_cond_kwargs=dict(text.added) or None, return_dict=False,
+        )[0]  # fmt: skip
 
     def _predict_from_text(
         self, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates, guidance_scale: float
@@ -566,79 +715,98 @@ class RealCustomPipeline(DiffusionPipeline):
         unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
         return unconditional, from_text
 
-    def _predict_customized(
-        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, both: TextStates
-    ) -> Tensor:
-        """Return the guided prediction of one step (RC section 3.3): T2I finds the mask, TI2I paints the subject in it."""
-        # T2I, together with the unconditional branch: text only, and where the word looks
-        replaced = call.given_mask is not None and call.mask_mode == "replace"
-        tap.word = None if replaced else call.columns
-        unconditional, from_text = self._predict_from_text(noisy, timestep, both, call.views.text, call.guidance_scale)
-        tap.word = None
-        mask, frames = self._masks(tap, call)
-        # TI2I, text and subject, for the pictures where it can differ
-        from_both = from_text
-        strengths: list[float | None] = [None] * len(noisy)
-        rows = ((call.scales != 0) & mask.flatten(1).any(dim=1)).nonzero()[:, 0]
-        if len(rows):
-            painted, strengths = self._predict_subject(tap, call, noisy, timestep, mask, frames, rows)
-            from_both = painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
-        call.masks.append(mask.cpu())
-        call.strengths.append(strengths)
-        scales = {"guidance_scale": call.guidance_scale, "subject_guidance_scale": call.subject_guidance_scale}
-        return cascade_guidance(unconditional, from_text, from_both, **scales)
+    def _predict_cascade(
+        self,
+        customization: Customization,
+        noisy: Tensor,
+        timestep: Tensor,
+        both: TextStates,
+        text: TextStates,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three predictions of RC 13: T2I, with the unconditional branch, finds the mask in which TI2I paints."""
+        with customization.watching():
+            unconditional, from_text = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
+        customization.find_mask()
+        rows = customization.acting_rows()
+        painted = self._predict_subject(customization, noisy, timestep, rows)
+        return unconditional, from_text, painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
 
-    def _masks(self, tap: AttentionTap, call: _SubjectCall) -> tuple[Tensor, Tensor]:
-        """Return where the subjects may act, and their frames, from what T2I has recorded."""
-        if call.given_mask is not None and call.mask_mode == "replace":
-            return call.given_mask, frame_of(call.given_mask)
-        relevance = aggregate(list(tap.maps.values()), normalization=call.mask_normalization, size=tap.latent_size)
-        found = influence_scope(relevance, mask_scope=call.mask_scope, binary=call.mask_binary)
-        framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
-        if call.given_mask is not None:
-            found, framing = (combine(one, call.given_mask, call.mask_mode) for one in (found, framing))
-        return found, call.steady(frame_of(framing))
+    def _predict_direct(
+        self,
+        customization: Customization,
+        negative_views: SubjectViews | None,
+        noisy: Tensor,
+        timestep: Tensor,
+        both: TextStates,
+        text: TextStates,
+        negative: TextStates,
+        guidance_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the negative prediction and TI2I's (RC++); T2I is run while the mask comes from it, and thrown away."""
+        from_text = None
+        if customization.needs_text:
+            with customization.watching():
+                from_text = self._predict(noisy, timestep, text)
+        customization.find_mask()
+        rows = customization.acting_rows()
+        if not len(rows):
+            return self._predict_from_text(noisy, timestep, both, text, guidance_scale)
+        painted = self._predict_subject(customization, noisy, timestep, rows)
+        if len(rows) < len(noisy):
+            if from_text is None:
+                from_text = self._predict(noisy, timestep, text)
+            painted = from_text.index_copy(0, rows, painted)
+        if guidance_scale == 1:
+            return painted, painted
+        everyone = torch.arange(len(noisy), device=noisy.device)
+        if negative_views is None:
+            return self._predict(noisy, timestep, negative), painted
+        return self._predict_subject(customization, noisy, timestep, everyone, negative_views), painted
 
     def _predict_subject(
-        self, tap: AttentionTap, call: _SubjectCall, noisy: Tensor, timestep: Tensor, mask: Tensor, frames: Tensor,
+        self,
+        customization: Customization,
+        noisy: Tensor,
+        timestep: Tensor,
         rows: Tensor,
-    ) -> tuple[Tensor, list[float | None]]:  # fmt: skip
-        """Return the TI2I prediction of some of the pictures, and for all how strongly the subject acted."""
-        views = call.part(rows)
-        noisy, mask, frames, scales = (tensor[rows].to(noisy) for tensor in (noisy, mask, frames, call.scales))
-        tap.subjects = [
-            self.adapter.act(
-                views.tokens, views.keys_values, views.text, noisy,
-                alpha_at(self.scheduler.alphas_cumprod, timestep).to(noisy).expand(len(noisy)),
-                token_ratio=call.token_ratio, mask=mask, scale=scales, present=views.present,
-                positions=(
-                    place_tokens(round(views.tokens.shape[1] ** 0.5), views.reference_frames.to(frames), frames)
-                    if self.adapter.log_precisions
-                    else None
-                ),
-            )
-        ]  # fmt: skip
-        tap.strengths = {}
-        painted = self._predict(noisy, timestep, views.text)
-        ratios = torch.stack([visual / textual for visual, textual in tap.strengths.values()]).mean(dim=0)
-        tap.subjects, tap.strengths = (), None
-        strengths: list[float | None] = [None] * len(call.scales)
-        for row, ratio in zip(rows.tolist(), ratios.tolist(), strict=True):
-            strengths[row] = ratio
-        return painted, strengths
+        views: SubjectViews | None = None,
+    ) -> Tensor:
+        """Return the TI2I prediction of some of the pictures, `[r, c, h, w]`, of other subjects if they are given."""
+        if not len(rows):
+            return noisy[rows]
+        alpha = alpha_at(self.scheduler.alphas_cumprod, timestep)
+        with customization.acting(noisy[rows], alpha, rows, views) as acting:
+            return self._predict(noisy[rows], timestep, acting.text)
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
+    def _decode(self, latents: Tensor, output_type: str) -> tuple[Any, list[bool] | None]:
+        """Return the pictures, and of each whether the base's safety checker flagged it; None where there is none."""
         if output_type == "latent":
-            return latents
+            return latents, None
         pixels = to_pixels(self.vae, latents)
         _check_computed(pixels, "the decoded pixels", "take the autoencoder in float32")
-        return self.image_processor.postprocess(pixels, output_type=output_type)
+        flagged = None
+        if self.safety_checker is not None:
+            pictures = self.image_processor.postprocess(pixels, output_type="pil")
+            seen = self.feature_extractor(pictures, return_tensors="pt").pixel_values.to(latents)
+            pixels, flagged = self.safety_checker(images=pixels, clip_input=seen)
+        return self.image_processor.postprocess(pixels, output_type=output_type), flagged
 
 
 def _check_finite(numbers: Mapping[str, float]) -> None:
     for name, number in numbers.items():
         if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
             raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
+
+
+def _check_least(name: str, count: int, least: int) -> None:
+    if count < least:
+        raise InputError(f"{name} must be at least {least}, but is {count}")
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InputError(f"{name} must be a share from 0 to 1, but is {share}")
 
 
 def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
@@ -661,14 +829,26 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
-def _repeat_text(text: TextStates, times: int, dtype: torch.dtype) -> TextStates:
-    states = text.states.to(dtype).repeat_interleave(times, dim=0)
-    return TextStates(states, None if text.keep is None else text.keep.repeat_interleave(times, dim=0))
+def _to(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Return the features that there are, as an adapter takes them."""
+    if features.local is None:
+        return (features.deep.to(dtype),)
+    return features.deep.to(dtype), features.local.to(dtype), [layer.to(dtype) for layer in features.shallow]
 
 
-def _concatenate(one: TextStates, other: TextStates) -> TextStates:
-    keep = None if one.keep is None or other.keep is None else torch.cat([one.keep, other.keep])
-    return TextStates(torch.cat([one.states, other.states]), keep)
+def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:
+    """Check that an adapter was made for the family of a UNet.
+
+    Raises:
+        InputError: its layers or their widths are others.
+    """
+    own = {name: layer.inner_dim for name, layer in cross_attention_layers(unet).items()}
+    made_for = dict(adapter.config["layers"])
+    if made_for != own:
+        raise InputError(
+            f"the adapter was made for another UNet: {len(made_for)} cross-attention layers of widths "
+            f"{sorted(set(made_for.values()))}, but this base has {len(own)} of widths {sorted(set(own.values()))}"
+        )
 
 
 def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -148,6 +148,27 @@ class TextStates:
     """`[b, t, c_t]`, one row a token."""
     keep: Tensor | None
     """`[b, t]` bool, False on padding; None where padding counts like any token, as in Stable Diffusion."""
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the UNet is told of each prompt, by diffusers' names: SDXL's `text_embeds` and `time_ids`."""
+
+    def rows(self, index: Tensor) -> TextStates:
+        """Return those of some prompts."""
+        keep = None if self.keep is None else self.keep[index]
+        return TextStates(self.states[index], keep, {name: tensor[index] for name, tensor in self.added.items()})
+
+    def repeat(self, times: int, dtype: torch.dtype) -> TextStates:
+        """Return the states of each prompt `times` times, next to each other, as numbers of another type."""
+        rows = torch.arange(len(self.states), device=self.states.device).repeat_interleave(times)
+        one = self.rows(rows)
+        return TextStates(
+            one.states.to(dtype), one.keep, {name: tensor.to(dtype) for name, tensor in one.added.items()}
+        )
+
+    def join(self, other: TextStates) -> TextStates:
+        """Return these prompts and behind them the other ones."""
+        keep = None if self.keep is None or other.keep is None else torch.cat([self.keep, other.keep])
+        added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
+        return TextStates(torch.cat([self.states, other.states]), keep, added)
 
 
 @torch.no_grad()
@@ -173,3 +194,43 @@ def encode_prompts(
     keep = encoded["attention_mask"] if masked else None
     states = text_encoder(encoded["input_ids"], attention_mask=keep)[0]
     return TextStates(states, keep.bool() if keep is not None else None)
+
+
+@torch.no_grad()
+def encode_prompts_twice(
+    prompts: Sequence[str],
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+    text_encoders: Sequence[PreTrainedModel],
+    *,
+    projected: bool = True,
+) -> TextStates:
+    """Encode prompts by the two text encoders of Stable Diffusion XL.
+
+    Args:
+        prompts: `b` sentences.
+        tokenizers: of the two encoders.
+        text_encoders: the last but one hidden states of both are put side by side.
+        projected: take the second encoder's projected text embedding as SDXL does; the authors of RealCustom take what it
+            projects, where that is as wide.
+
+    Raises:
+        InputError: the second encoder gives nothing that fits.
+    """
+    states, pooled = [], None
+    for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
+        ids = tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids.to(encoder.device)  # fmt: skip
+        output = encoder(ids, output_hidden_states=True)
+        states.append(output.hidden_states[-2])
+        pooled = output.text_embeds if hasattr(output, "text_embeds") else None
+        if not projected:
+            end = ids.to(torch.int).argmax(dim=-1)  # the end of the text has the highest number
+            normed = output.last_hidden_state
+            pooled = normed[torch.arange(len(ids), device=ids.device), end]
+    if pooled is None:
+        raise InputError(
+            "the second text encoder has no projected text embedding; it must be a CLIPTextModelWithProjection"
+        )
+    return TextStates(torch.cat(states, dim=-1), None, {"text_embeds": pooled})

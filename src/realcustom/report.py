@@ -128,6 +128,8 @@ class RealCustomOutput(BaseOutput):
 
     images: Any
     """A list of PIL pictures, or an array or tensor as `output_type` says."""
+    nsfw_content_detected: list[bool] | None = None
+    """Which pictures the base's safety checker blacked out; None where it has none."""
     masks: SubjectMasks | None = None
     """None where there was no subject."""
     report: Report | None = None

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from realcustom.adapter import RealCustomAdapter, alpha_at
+from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached
 from realcustom.prompts import TextStates
+from realcustom.schedule import alpha_at
 
 
 @pytest.fixture(scope="module")

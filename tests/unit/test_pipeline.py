@@ -566,7 +566,7 @@ def test_the_frame_of_a_placed_subject_moves_slowly(tiny, subject, monkeypatch):
     unet = tiny.unet()
     pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=3)
     found = iter(torch.tensor([[[0.5, 0.4, 0.6]], [[0.7, 0.4, 0.6]], [[0.7, 0.4, 0.6]]]))
-    monkeypatch.setattr("realcustom.pipeline.frame_of", lambda _: next(found))
+    monkeypatch.setattr("realcustom.customization.frame_of", lambda _: next(found))
     seen, original = [], pipeline.adapter.act
     pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
     plain = Image.new("RGB", (32, 32), "white")
