@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 CHECKED = (
     "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
     "portrait", "projector",
-    "prompts", "schedule", "vision", "convert", "customization", "evaluation.judges", "finding", "integrity", "licenses", "versions",
+    "prompts", "schedule", "vision", "convert", "customization", "evaluation.judges", "finding", "integrity", "licenses",
+    "versions",
     "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""
@@ -99,6 +100,58 @@ class Tiny:
             for layer in adapter.to_v.values():
                 torch.nn.init.normal_(layer.weight, std=0.5, generator=generator)
         return adapter
+
+    def clip_text_encoder(self, kind: str = "CLIPTextModel") -> transformers.PreTrainedModel:
+        config = transformers.CLIPTextConfig(
+            vocab_size=22, hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+            max_position_embeddings=16, projection_dim=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        )  # fmt: skip
+        return self._fixed(getattr(transformers, kind), config)
+
+    def sdxl_parts(self) -> dict[str, object]:
+        """Components of a base with the structure of Stable Diffusion XL, by their names in diffusers' pipelines."""
+        unet = self.unet(
+            block_out_channels=(16, 32, 48), down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+            up_block_types=(*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"), attention_head_dim=(1, 2, 3),
+            transformer_layers_per_block=(1, 1, 2), use_linear_projection=True, cross_attention_dim=64,
+            addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
+            sample_size=16,
+        )  # fmt: skip
+        return {
+            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(),
+            "text_encoder_2": self.clip_text_encoder("CLIPTextModelWithProjection"),
+            "tokenizer": self.clip_tokenizer(), "tokenizer_2": self.clip_tokenizer(), "unet": unet,
+            "scheduler": diffusers.DDIMScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+            ),
+        }  # fmt: skip
+
+    def sd_parts(self) -> dict[str, object]:
+        """The same of Stable Diffusion 1.5."""
+        return {
+            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(), "tokenizer": self.clip_tokenizer(),
+            "unet": self.unet(), "scheduler": self.sdxl_parts()["scheduler"],
+        }  # fmt: skip
+
+    def image_encoders(self) -> dict[str, transformers.PreTrainedModel]:
+        """SigLIP and DINOv2 with registers, for pictures of 28 pixels and at double size."""
+        shape = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+        siglip = transformers.SiglipVisionConfig(**shape, intermediate_size=32)
+        siglip.vision_use_head = False
+        dino = transformers.Dinov2WithRegistersConfig(**shape, mlp_ratio=2)
+        return {
+            "image_encoder": self._fixed(transformers.SiglipVisionModel, siglip),
+            "image_encoder_2": self._fixed(transformers.Dinov2WithRegistersModel, dino),
+        }  # fmt: skip
+
+    def plus_plus_adapter(self, unet: diffusers.UNet2DConditionModel, **cross_scale: bool) -> object:
+        """The RealCustom++ part for these encoders."""
+        layers = {"siglip": [0, 1], "dino": [1, 2]} if cross_scale.get("shallow") else {"siglip": [1], "dino": [2]}
+        width = unet.config.cross_attention_dim
+        return self.adapter(
+            unet, feature_dim=48, token_dim=width, scoring_dim=0, feature_layers=layers,
+            cross_scale={"head_dim": 16, **cross_scale},
+        )  # fmt: skip
 
     def pipeline(self, **changes: object) -> object:
         from realcustom.pipeline import RealCustomPipeline

@@ -86,7 +86,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             nn.init.zeros_(weight)  # the base's own pictures at the start of training
 
     @classmethod
-    def for_unet(cls, unet: UNet2DConditionModel, *, placed: bool = False, **config: int | float) -> RealCustomAdapter:
+    def for_unet(cls, unet: UNet2DConditionModel, *, placed: bool = False, **config: Any) -> RealCustomAdapter:
         """Return an untrained adapter that fits a UNet; `config` are the other arguments of the class.
 
         Queries of its own start as copies of the text's. With `placed`, attention prefers tokens near each cell.

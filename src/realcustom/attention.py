@@ -258,9 +258,8 @@ def attention_grid(unet: UNet2DConditionModel, latent_size: tuple[int, int]) -> 
     levels = []
     for name in cross_attention_layers(unet):
         kind, number = name.split(".")[:2]
-        levels.append(
-            {"down_blocks": int, "up_blocks": lambda one: deepest - int(one)}.get(kind, lambda _: deepest)(number)
-        )
+        level = {"down_blocks": int(number), "up_blocks": deepest - int(number)} if number.isdigit() else {}
+        levels.append(level.get(kind, deepest))
     height, width = latent_size
     for _ in range(min(levels)):
         height, width = -(-height // 2), -(-width // 2)

@@ -114,10 +114,11 @@ def check_manifest(folder: Path) -> list[FileState]:
     return [manifest, *(_look(folder, name, partial(_other_bytes, told[name])) for name in told)]
 
 
-def check_layout(folder: Path) -> list[FileState]:
+def check_layout(folder: Path, variant: str | None = None) -> list[FileState]:
     """Return the state of the files that a model's index asks for, and of the weights beside them that are never read.
 
-    Every component must have its folder and its config, a tokenizer a vocabulary, a model weights in safetensors.
+    Every component must have its folder and its config, a tokenizer a vocabulary, a model weights in safetensors; those of
+    `variant` ("fp16") where it has them.
     """
     index = _look(folder, INDEX, _json_fault)
     if index.state != "whole":
@@ -125,7 +126,7 @@ def check_layout(folder: Path) -> list[FileState]:
     states = [index]
     for name, entry in read_object(folder / INDEX).items():
         if _is_component(entry):
-            states += _component(folder, name, *entry)
+            states += _component(folder, name, *entry, variant=variant)
     seen = {state.name for state in states}
     return states + [state for state in _never_read(folder) if state.name not in seen]
 
@@ -168,7 +169,7 @@ def _is_component(entry: object) -> bool:
     return re.fullmatch(r"[A-Z]\w*", entry[1]) is not None
 
 
-def _component(folder: Path, name: str, library: str, class_name: str) -> list[FileState]:
+def _component(folder: Path, name: str, library: str, class_name: str, *, variant: str | None) -> list[FileState]:
     if not (folder / name).is_dir():
         return [FileState(f"{name}/", folder / name, None, "missing", f"is missing, the folder of the {class_name}")]
     config = next((file for part, file in _CONFIGS.items() if part in class_name), "config.json")
@@ -177,11 +178,19 @@ def _component(folder: Path, name: str, library: str, class_name: str) -> list[F
         there = [file for file in VOCABULARIES if (folder / name / file).is_file()] or [VOCABULARIES[0]]
         states += [_look(folder, f"{name}/{file}", _json_fault if file.endswith("json") else _empty) for file in there]
     if config == "config.json":
-        own = library.split(".")[0] in ("diffusers", "realcustom")
+        if weights_variant(folder / name, variant):
+            found = sorted((folder / name).glob(f"*.{variant}*.safetensors"))
+            return states + [_look(folder, f"{name}/{path.name}", safetensors_fault) for path in found]
+        own = library.split(".")[0] in ("diffusers", "realcustom", "stable_diffusion")
         there = [stem for stem in _WEIGHTS if any((folder / name).glob(f"{stem}.safetensors*"))]
         for stem in there or [_WEIGHTS[0 if own else 1]]:
             states += _weights(folder, f"{name}/{stem}.safetensors")
     return states
+
+
+def weights_variant(folder: Path, variant: str | None) -> str | None:
+    """Return the variant if a component's folder holds weights of it; None takes the plain ones."""
+    return variant if variant and any(folder.glob(f"*.{variant}*.safetensors")) else None
 
 
 def _weights(folder: Path, name: str) -> list[FileState]:

@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
 
+from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
-from realcustom.finding import EMBEDDED, embedded_folder
-from realcustom.integrity import VOCABULARIES
+from realcustom.finding import EMBEDDED, embedded_folder, read_object
+from realcustom.integrity import VOCABULARIES, check_layout, weights_variant
 
 _NO_INGREDIENTS = {
-    "_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "dtype", "torch_dtype",
+    "_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "architectures",
 }  # fmt: skip
 """Entries of configurations that say where a part comes from and not what it is."""
 
-_LIBRARIES = ("diffusers", "transformers", "realcustom")
+_LIBRARIES = ("diffusers", "transformers", "realcustom", "stable_diffusion")
 
 
-def resolve(
-    name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
-) -> Path:
+def resolve(name: str | Path, **hub: Any) -> Path:
     """Return the folder of a model.
 
     Args:
         name: an embedded model, a folder in diffusers' layout, or a hub id, which is fetched as a snapshot.
-        revision: branch, tag or commit on the hub.
-        token: of the hub.
-        local_files_only: never ask the hub; take what its cache holds.
+        **hub: `revision` (branch, tag or commit), `token`, `local_files_only` (take what the cache holds), `cache_dir` and
+            `variant` of the weights.
 
     Raises:
         InputError: there is no such model.
@@ -56,18 +56,53 @@ def resolve(
         if not (Path(name) / "model_index.json").is_file():
             raise InputError(f"the folder {name} holds no model_index.json, so it is no model in diffusers' layout")
         return Path(name)
+    return _snapshot(str(name), **hub)
+
+
+def wanted_files(files: Sequence[str], variant: str | None = None) -> list[str]:
+    """Return those of a hub repository's files that a model in diffusers' layout is loaded from.
+
+    Weights are taken from the components' folders only: what lies beside them is the same model in one file, for others.
+    """
+    told = [name for name in files if name.endswith((".json", ".jsonl", ".txt", ".md", ".model"))]
+    weights = [name for name in files if name.endswith(".safetensors") and "/" in name]
+    chosen = []
+    for folder in dict.fromkeys(name.rsplit("/", 1)[0] for name in weights):
+        own = [name for name in weights if name.rsplit("/", 1)[0] == folder]
+        plain = [name for name in own if re.fullmatch(r"[^.]+\.safetensors", name.rsplit("/", 1)[1])]
+        of_variant = [name for name in own if variant and f".{variant}" in name.rsplit("/", 1)[1]]
+        chosen += of_variant or plain
+    return sorted(told + chosen)
+
+
+def _snapshot(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | Path | None = None,
+    variant: str | None = None,
+) -> Path:
+    """Return the folder of a hub model, fetched if that is allowed.
+
+    Raises:
+        InputError: it can neither be reached nor found in the cache.
+    """
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
-        patterns = ["*.json", "*.jsonl", "*.txt", "*.md", "*.safetensors", "*.model"]
-        return Path(
-            snapshot_download(
-                str(name), revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
-            )
-        )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint, reason = did_you_mean(str(name), EMBEDDED), f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"there is no embedded model, folder or reachable hub model called {str(name)!r}.{hint} ({reason})"
-        ) from error
+        if local_files_only:
+            return Path(snapshot_download(name, local_files_only=True, **where))
+        files = HfApi(token=token).list_repo_files(name, revision=revision)
+        return Path(snapshot_download(name, token=token, allow_patterns=wanted_files(files, variant), **where))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, OfflineModeIsEnabled) as error:
+        try:  # without a connection, what was fetched before
+            return Path(snapshot_download(name, local_files_only=True, **where))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            hint, reason = did_you_mean(name, EMBEDDED), f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"there is no embedded model, folder or reachable hub model called {name!r}.{hint} ({reason})"
+            ) from error
 
 
 def construct(component: Any, arguments: Mapping[str, Any], what: str) -> Any:
@@ -109,17 +144,37 @@ def model_hash(pipeline: DiffusionPipeline) -> str:
 
     Its defaults take no part: they are settings of a picture.
     """
-    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    configured = [part for part in pipeline.components.values() if hasattr(part, "config")]
-    configs = [part.config if isinstance(part.config, Mapping) else part.config.to_dict() for part in configured]
-    told = [{key: value for key, value in config.items() if key not in _NO_INGREDIENTS} for config in configs]
+    components = [part for _, part in sorted(pipeline.components.items())]
+    parts = [part for part in components if isinstance(part, nn.Module)]
+    told = [_ingredients(part) for part in components if hasattr(part, "config")]
     vocabulary = sorted(pipeline.tokenizer.get_vocab().items())
     text = json.dumps([told, pipeline.config["mask_layers"], vocabulary], sort_keys=True, default=str)
     return hashlib.sha256(f"{fingerprint(*parts)} {text}".encode()).hexdigest()[:16]
 
 
+def _ingredients(part: Any) -> dict[str, Any]:
+    """Return what a part's configuration says beyond its class's defaults, so that a new option changes no older hash."""
+    if not isinstance(part.config, Mapping):
+        said = part.config.to_diff_dict()
+    else:
+        defaults = {name: one.default for name, one in inspect.signature(type(part).__init__).parameters.items()}
+        said = {
+            key: value for key, value in part.config.items() if key in defaults and _told(value) != _told(defaults[key])
+        }
+    return {key: value for key, value in said.items() if key not in _NO_INGREDIENTS}
+
+
+def _told(value: Any) -> str:
+    """Return a value as a file of JSON tells it, where a tuple is a list."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
 def load_components(
-    folder: Path, names: Sequence[str], given: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    folder: Path,
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Load those of the named components of a pipeline's folder that are models, strictly, except the ones that are `given`.
 
@@ -127,27 +182,81 @@ def load_components(
 
     Raises:
         CheckpointMismatch: tensors are missing, unexpected or of another shape.
-        InputError: a component is of a library that is not known.
+        InputError: files are missing, each of which is named, or a component is of a library that is not known.
     """
     try:
         index = dict(json.loads((folder / "model_index.json").read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{folder / 'model_index.json'} cannot be read: {error}") from error
-    if "tokenizer" in index and "tokenizer" not in given:
-        require_tokenizer(folder / "tokenizer")
-    loaded = dict(given)
-    for name in names:
-        library, class_name = index.get(name) or (None, None)
-        if name in given or library is None or class_name is None:
-            continue
+    wanted = [name for name in names if name not in given and (index.get(name) or [None])[0] is not None]
+    for name in wanted:
+        library, class_name = index[name]
         if library.split(".")[0] not in _LIBRARIES:
             raise InputError(
                 f"the component {name} of {folder} is a {library}.{class_name}; only {_LIBRARIES} are loaded"
             )
-        component = getattr(importlib.import_module(library), class_name, None)
+    missing = [
+        f"{state.name} (looked for at {state.path})"
+        for state in check_layout(folder, variant)
+        if state.state == "missing" and state.name.split("/")[0] in wanted
+    ]
+    if missing:
+        raise InputError(f"the model {folder} is not whole; {len(missing)} missing: {', '.join(missing)}")
+    loaded = dict(given)
+    for name in wanted:
+        library, class_name = index[name]
+        module = f"diffusers.pipelines.{library}" if library == "stable_diffusion" else library
+        component = getattr(importlib.import_module(module), class_name, None)
         if isinstance(component, type) and issubclass(component, nn.Module):
-            loaded[name] = load_strictly(component, folder / name, dtype)
+            loaded[name] = load_strictly(component, folder / name, dtype, weights_variant(folder / name, variant))
     return loaded
+
+
+def load_part(name: str | Path, dtype: torch.dtype = torch.float32, **hub: Any) -> dict[str, Any]:
+    """Return the components that a RealCustom part's folder holds: the adapter, and what it brings along.
+
+    Args:
+        name: a folder as `realcustom convert` writes it or an adapter was saved in, or a hub id, which is fetched.
+        dtype: of the numbers.
+        **hub: `revision`, `token`, `local_files_only` and `cache_dir`.
+
+    Raises:
+        CheckpointMismatch: tensors are missing, unexpected or of another shape.
+        InputError: there is no such folder, or it holds no adapter in safetensors.
+    """
+    folder = Path(name) if os.path.isdir(name) else _snapshot(str(name), **hub)
+    own = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    if not any(own.glob("*.safetensors*")):
+        pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in (".pth", ".bin", ".pt"))
+        hint = (
+            f"; it holds {', '.join(pickled)}, which are pickled: convert them once with: realcustom convert FILE ... -o FOLDER"
+            if pickled
+            else ""
+        )
+        raise InputError(f"{folder} holds no RealCustom adapter in safetensors{hint}")
+    parts: dict[str, Any] = {"adapter": load_strictly(RealCustomAdapter, own, dtype)}
+    for part in ("image_encoder", "image_encoder_2", "unet"):
+        if (folder / part / "config.json").is_file():
+            parts[part] = load_strictly(_class_of(folder / part), folder / part, dtype)
+    return parts
+
+
+def _class_of(folder: Path) -> Any:
+    """Return the class of a model of diffusers or transformers that a folder's config names.
+
+    Raises:
+        InputError: it names none.
+    """
+    config = read_object(folder / "config.json")
+    library, name = (
+        ("diffusers", config["_class_name"])
+        if "_class_name" in config
+        else ("transformers", (config.get("architectures") or [""])[0])
+    )
+    component = getattr(importlib.import_module(library), str(name), None)
+    if component is None:
+        raise InputError(f"{folder / 'config.json'} names no model of {library}: {name!r}")
+    return component
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -175,7 +284,7 @@ def load_diffusers_model(folder: Path) -> Any:
     return load_strictly(component, folder)
 
 
-def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
     """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
 
     It holds numbers of type `dtype` whatever the file holds, and is in evaluation mode.
@@ -188,6 +297,7 @@ def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float
         model, info = component.from_pretrained(
             str(folder),
             dtype=dtype,
+            variant=variant,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

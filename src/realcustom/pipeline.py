@@ -10,8 +10,9 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached, attention_grid, cross_attention_layers
 from realcustom.customization import Customization, MaskSettings, SubjectViews
-from realcustom.errors import InputError, NotANumber
-from realcustom.guidance import cascade_guidance, direct_guidance
+from realcustom.errors import InputError, NotANumber, did_you_mean
+from realcustom.guidance import FORMS, Form, Guidance, cascade_guidance, direct_guidance
 from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
-from realcustom.loading import load_components, resolve
+from realcustom.loading import load_components, load_part, resolve
 from realcustom.masks import (
     MASK_MODES,
     NORMALIZATIONS,
@@ -61,9 +62,6 @@ _LARGEST = 1000.0
 """Beyond it no guidance makes anything but noise, and float16 overflows."""
 
 
-Guidance = Literal["cascade", "direct"]
-GUIDANCE: tuple[Guidance, ...] = get_args(Guidance)
-
 _OF_RC: dict[str, Any] = {
     "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
     "guidance": "cascade", "mask_normalization": "max", "mask_frozen_after": None,
@@ -73,6 +71,8 @@ _OF_RC_PLUS_PLUS: dict[str, Any] = {
     "mask_normalization": "min_max_per_layer", "mask_frozen_after": 12,
 }  # fmt: skip
 """What the papers' authors take, for a model that says nothing itself."""
+
+_OF_HUB = ("revision", "token", "local_files_only", "cache_dir")
 
 _OPTIONAL = [
     "adapter", "text_encoder_2", "tokenizer_2", "image_encoder", "image_encoder_2", "safety_checker",
@@ -175,19 +175,30 @@ class RealCustomPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: "stickers" for the embedded model, a folder in diffusers' layout, or a hub id,
                 which is fetched as a snapshot and loaded locally.
-            **kwargs: `revision`, `token` and `local_files_only` for the hub; components that replace the model's own;
-                `dtype` and what else `DiffusionPipeline.from_pretrained` takes.
+            **kwargs: `adapter`, a RealCustom part for a base that has none, as an object or as the name of its folder or hub
+                id; other components that replace the model's own; the model's defaults (`mask_scope` and the like);
+                `dtype`; `variant` of the weights, where the model has it; `revision`, `token`, `cache_dir` and
+                `local_files_only` for the hub; `device_map` and `max_memory`.
 
         Raises:
-            InputError: there is no such model.
+            InputError: there is no such model, or no such argument.
             CheckpointMismatch: a file does not hold the tensors that its model needs.
         """
         older = kwargs.pop("torch_dtype", None)
-        dtype = kwargs.pop("dtype", None) or older
-        hub = {name: kwargs.pop(name) for name in ("revision", "token", "local_files_only") if name in kwargs}
-        folder = resolve(pretrained_model_name_or_path, **hub)
+        dtype = _as_dtype(kwargs.pop("dtype", None) or older or torch.float32)
+        own = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        for name in kwargs.keys() - own - {*_OF_HUB, "variant", "device_map", "max_memory"}:
+            raise InputError(f"from_pretrained takes no {name!r}.{did_you_mean(name, sorted(own))}")
+        hub = {name: kwargs.pop(name) for name in _OF_HUB if name in kwargs}
+        variant = kwargs.pop("variant", None)
+        folder = resolve(pretrained_model_name_or_path, variant=variant, **hub)
         given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
-        components = load_components(folder, cls._component_names(), given, dtype or torch.float32)
+        if isinstance(given.get("adapter"), (str, Path)):
+            given |= load_part(given.pop("adapter"), dtype, **{key: hub[key] for key in hub if key != "revision"})
+        components = load_components(folder, cls._component_names(), given, dtype, variant)
+        for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
+            if name in given and given[name] is None:
+                raise InputError(f"{name} must be a component, but is None")
         try:
             return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -219,7 +230,7 @@ class RealCustomPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         subject_guidance_scale: float | None = None,
-        guidance: Guidance | None = None,
+        guidance: Form | None = None,
         guidance_rescale: float = 0.0,
         negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
@@ -300,7 +311,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """
         # 1. Defaults and checks
         config = self.config
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = _sentences("prompt", prompt)
         height, width = (self.side if side is None else side for side in (height, width))
         own = self._or_own(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -310,8 +321,6 @@ class RealCustomPipeline(DiffusionPipeline):
         )  # fmt: skip
         num_inference_steps, mask_scope = own["num_inference_steps"], own["mask_scope"]
         strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
-        if not prompts or not all(isinstance(sentence, str) for sentence in prompts):
-            raise InputError(f"prompt must be a sentence or a list of sentences, but is {prompt!r}")
         subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts), mask)
         self.check_numbers(
             height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
@@ -319,16 +328,14 @@ class RealCustomPipeline(DiffusionPipeline):
         )  # fmt: skip
         _check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
         _check_share("guidance_rescale", guidance_rescale)
+        strengths = {name: float(strength) for name, strength in strengths.items()}
         samples = len(prompts) * num_images_per_prompt
         subject_scales = _scales(subject_scale, samples)
-        _check_choice("guidance", own["guidance"], GUIDANCE)
-        _check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
-        _check_choice("mask_mode", mask_mode, MASK_MODES)
-        _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+        _check_choices(own, mask, mask_mode, output_type)
         self._check_compat(compat)
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_callback(callback_on_step_end_tensor_inputs)
+        callback_on_step_end_tensor_inputs = self._check_callback(
+            callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
         device, dtype = self._execution_device, self.unet.dtype
         self._interrupt = False
 
@@ -384,7 +391,9 @@ class RealCustomPipeline(DiffusionPipeline):
                 )  # fmt: skip
             latents = self.denoise(
                 latents, text, negative, customization, black,
-                guidance=own["guidance"], guidance_rescale=guidance_rescale, **strengths,
+                guidance=Guidance(
+                    own["guidance"], strengths["guidance_scale"], strengths["subject_guidance_scale"], float(guidance_rescale)
+                ),
                 step_options=self.prepare_extra_step_kwargs(generator, eta), decode_clean=compat is not None,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
@@ -415,9 +424,6 @@ class RealCustomPipeline(DiffusionPipeline):
         negative_views: SubjectViews | None = None,
         *,
         guidance: Guidance,
-        guidance_scale: float,
-        subject_guidance_scale: float,
-        guidance_rescale: float = 0.0,
         step_options: Mapping[str, Any] | None = None,
         decode_clean: bool = False,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -431,33 +437,21 @@ class RealCustomPipeline(DiffusionPipeline):
             negative: what the unconditional branch is told.
             customization: the subjects, on a tap that is attached to the UNet; plain text-to-image without.
             negative_views: subjects of the unconditional branch, under the same mask; for direct guidance only.
-            guidance: "cascade" or "direct".
-            guidance_scale: w_t.
-            subject_guidance_scale: w_i.
-            guidance_rescale: see `__call__`.
+            guidance: how predictions become one.
             step_options: what else the scheduler's steps are told.
             decode_clean: return the clean latents that the last prediction means instead of what the scheduler steps to.
             callback_on_step_end: see `__call__`.
             callback_on_step_end_tensor_inputs: see `__call__`.
         """
         both, dtype, clean = negative.join(text), latents.dtype, latents
-        scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
                     break
                 noisy = self.scheduler.scale_model_input(latents, timestep)
-                if customization is None:
-                    predictions = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
-                    prediction = direct_guidance(*predictions, **scales)
-                elif guidance == "direct":
-                    predictions = self._predict_direct(
-                        customization, negative_views, noisy, timestep, both, text, negative, guidance_scale
-                    )
-                    prediction = direct_guidance(*predictions, **scales)
-                else:
-                    predictions = self._predict_cascade(customization, noisy, timestep, both, text, guidance_scale)
-                    prediction = cascade_guidance(*predictions, **scales, subject_guidance_scale=subject_guidance_scale)
+                prediction = self._predict_guided(
+                    customization, negative_views, noisy, timestep, both, text, negative, guidance
+                )
                 if decode_clean:
                     alpha = alpha_at(self.scheduler.alphas_cumprod, timestep)
                     clean = clean_latents(latents, prediction, alpha, self.scheduler.config.prediction_type)
@@ -466,7 +460,7 @@ class RealCustomPipeline(DiffusionPipeline):
                 if callback_on_step_end is not None:
                     known = {"latents": latents, "mask": customization.masks[-1] if customization else None}
                     wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = (callback_on_step_end(self, step, timestep, wanted) or {}).get("latents", latents)
+                    latents = _given_back(callback_on_step_end(self, step, timestep, wanted), latents)
                 bar.update()
         return clean if decode_clean else latents
 
@@ -493,8 +487,8 @@ class RealCustomPipeline(DiffusionPipeline):
             if mask is not None:
                 raise InputError("mask was given without a subject; it says where the subject may act")
             return [], []
-        images = [subject_image] if isinstance(subject_image, (Image.Image, str)) else list(subject_image)
-        words = [subject_word] * prompts if isinstance(subject_word, str) else list(subject_word)
+        images: list[Any] = list(subject_image) if isinstance(subject_image, (list, tuple)) else [subject_image]
+        words = [subject_word] * prompts if isinstance(subject_word, str) else _sentences("subject_word", subject_word)
         for image in images:
             if not isinstance(image, Image.Image):
                 raise InputError(f"subject_image must be a PIL picture, but is a {type(image).__name__}")
@@ -504,6 +498,11 @@ class RealCustomPipeline(DiffusionPipeline):
             raise InputError(f"subject_word is a list of {len(words)}, but there are {prompts} prompts")
         if self.adapter is None:
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
+        if self.adapter.dtype != self.unet.dtype:
+            raise InputError(
+                f"the adapter has numbers of type {self.adapter.dtype} and the UNet of {self.unet.dtype}; move the whole "
+                f"pipeline with pipe.to(dtype=...)"
+            )
         return images, words
 
     def _check_compat(self, compat: str | None) -> None:
@@ -541,7 +540,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):
-            if not 0 < side <= _LARGEST_SIDE or side % factor:
+            if not _is_whole(side) or not 0 < side <= _LARGEST_SIDE or side % factor:
                 raise InputError(
                     f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
                 )
@@ -549,7 +548,7 @@ class RealCustomPipeline(DiffusionPipeline):
         for name, count in counts.items():
             _check_least(name, count, 1)
         _check_share("mask_scope", mask_scope)
-        if not 0 < token_ratio <= 1:
+        if not _is_number(token_ratio) or not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
         _check_finite(scales)
@@ -573,10 +572,17 @@ class RealCustomPipeline(DiffusionPipeline):
                 f"{type(self.scheduler).__name__} cannot take num_inference_steps {num_inference_steps}: {error}"
             ) from error
 
-    def _check_callback(self, tensor_inputs: Sequence[str]) -> None:
-        unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs))
-        if unknown:
-            raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {unknown}")
+    def _check_callback(self, callback: Any, tensor_inputs: Any) -> Sequence[str]:
+        """Return the names of the tensors that a callback gets; its own if it is one of diffusers'."""
+        if callback is not None and not callable(callback):
+            raise InputError(f"callback_on_step_end must be a function, but is {callback!r}")
+        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+            tensor_inputs = callback.tensor_inputs
+        listed = isinstance(tensor_inputs, (list, tuple))
+        unknown = sorted(set(tensor_inputs) - set(self._callback_tensor_inputs)) if listed else tensor_inputs
+        if unknown or not listed:
+            raise InputError(f"a callback can get {self._callback_tensor_inputs}, but not {unknown!r}")
+        return tensor_inputs
 
     def _encode_text(
         self,
@@ -589,7 +595,7 @@ class RealCustomPipeline(DiffusionPipeline):
         if negative_prompt is None or isinstance(negative_prompt, str):
             negatives = [negative_prompt or ""] * len(prompts)
         else:
-            negatives = list(negative_prompt)
+            negatives = _sentences("negative_prompt", negative_prompt)
         if len(negatives) != len(prompts):
             raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
         for sentence in (*prompts, *negatives):
@@ -651,6 +657,12 @@ class RealCustomPipeline(DiffusionPipeline):
             as_seen(one).convert("RGB").resize((side, side)) if compat else fit_reference(one, side) for one in pictures
         ]
         features = self._features(self.image_processor.preprocess(seen, height=side, width=side).to(device))
+        wanted, width = self.adapter.config["feature_dim"], features.deep.shape[2]
+        if width != wanted:
+            encoder = type(self.image_encoder or self.vae).__name__
+            raise InputError(
+                f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
+            )
         tokens = self.adapter.tokens(*_to(features, text.states.dtype)).repeat_interleave(times, dim=0)
         present = None
         if not compat and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
@@ -686,12 +698,17 @@ class RealCustomPipeline(DiffusionPipeline):
         device: torch.device,
         dtype: torch.dtype,
     ) -> Tensor:
+        generator = list(generator) if isinstance(generator, tuple) else generator
+        for one in generator if isinstance(generator, list) else [generator]:
+            if one is not None and not isinstance(one, torch.Generator):
+                raise InputError(f"generator must be a torch.Generator or a list of them, but is {generator!r}")
         if isinstance(generator, list) and len(generator) != shape[0]:
             raise InputError(f"generator is a list of {len(generator)}, but {shape[0]} pictures are to be made")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        elif latents.shape != shape:
-            raise InputError(f"latents must have the shape {shape}, but have {tuple(latents.shape)}")
+        elif not isinstance(latents, Tensor) or latents.shape != shape:
+            told = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise InputError(f"latents must be a tensor of the shape {shape}, but are {told}")
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def prepare_extra_step_kwargs(self, generator: Any, eta: float) -> dict[str, Any]:
@@ -714,6 +731,30 @@ class RealCustomPipeline(DiffusionPipeline):
             return from_text, from_text
         unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
         return unconditional, from_text
+
+    def _predict_guided(
+        self,
+        customization: Customization | None,
+        negative_views: SubjectViews | None,
+        noisy: Tensor,
+        timestep: Tensor,
+        both: TextStates,
+        text: TextStates,
+        negative: TextStates,
+        guidance: Guidance,
+    ) -> Tensor:
+        """Return the guided prediction of one evaluation."""
+        scale, rescale = guidance.scale, guidance.rescale
+        if customization is not None and guidance.form == "cascade":
+            three = self._predict_cascade(customization, noisy, timestep, both, text, scale)
+            return cascade_guidance(
+                *three, guidance_scale=scale, subject_guidance_scale=guidance.subject_scale, guidance_rescale=rescale
+            )
+        if customization is None:
+            two = self._predict_from_text(noisy, timestep, both, text, scale)
+        else:
+            two = self._predict_direct(customization, negative_views, noisy, timestep, both, text, negative, scale)
+        return direct_guidance(*two, guidance_scale=scale, guidance_rescale=rescale)
 
     def _predict_cascade(
         self,
@@ -790,23 +831,50 @@ class RealCustomPipeline(DiffusionPipeline):
             pictures = self.image_processor.postprocess(pixels, output_type="pil")
             seen = self.feature_extractor(pictures, return_tensors="pt").pixel_values.to(latents)
             pixels, flagged = self.safety_checker(images=pixels, clip_input=seen)
-        return self.image_processor.postprocess(pixels, output_type=output_type), flagged
+        lit = [not dark for dark in flagged or [False] * len(pixels)]  # the checker's zeros are black as they are
+        return self.image_processor.postprocess(pixels, output_type=output_type, do_denormalize=lit), flagged
+
+
+def _as_dtype(dtype: Any) -> torch.dtype:
+    """Return one of torch's types of numbers, which may be told by its name."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise InputError(f"dtype must be one of torch's floating point types, such as torch.bfloat16, but is {dtype!r}")
+    return found
+
+
+def _sentences(name: str, given: Any) -> list[str]:
+    """Return one sentence or several as a list."""
+    sentences = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
+    if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
+        raise InputError(f"{name} must be a sentence or a list of sentences, but is {given!r}")
+    return sentences
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _is_number(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool)
 
 
 def _check_finite(numbers: Mapping[str, float]) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
+        if not _is_number(number) or not abs(number) <= _LARGEST:
             raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
 
 
 def _check_least(name: str, count: int, least: int) -> None:
+    if not _is_whole(count):
+        raise InputError(f"{name} must be a whole number, but is {count!r}")
     if count < least:
         raise InputError(f"{name} must be at least {least}, but is {count}")
 
 
 def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise InputError(f"{name} must be a share from 0 to 1, but is {share}")
+    if not _is_number(share) or not 0 <= share <= 1:
+        raise InputError(f"{name} must be a share from 0 to 1, but is {share!r}")
 
 
 def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
@@ -816,12 +884,25 @@ def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
 
 def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     """Return `subject_scale` for each picture."""
-    scales = [scale] * samples if isinstance(scale, (int, float)) else list(scale)
+    if not _is_number(scale) and not isinstance(scale, (list, tuple)):
+        raise InputError(f"subject_scale must be a number or a list with one for each picture, but is {scale!r}")
+    scales: list[Any] = list(scale) if isinstance(scale, (list, tuple)) else [scale] * samples
     if len(scales) != samples:
         raise InputError(f"subject_scale is a list of {len(scales)}, but {samples} pictures are to be made")
     for one in scales:
         _check_finite({"subject_scale": one})
     return [float(one) for one in scales]
+
+
+def _check_choices(own: Mapping[str, Any], mask: Any, mask_mode: str, output_type: str) -> None:
+    _check_choice("guidance", own["guidance"], FORMS)
+    _check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
+    _check_choice("mask_mode", mask_mode, MASK_MODES)
+    _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+    if mask is None and mask_mode != "replace":
+        raise InputError(f"mask_mode {mask_mode!r} was given without mask, which it is about")
+    if not isinstance(own["mask_binary"], bool):
+        raise InputError(f"mask_binary must be True or False, but is {own['mask_binary']!r}")
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -851,18 +932,29 @@ def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:
         )
 
 
+def _given_back(returned: Any, latents: Tensor) -> Tensor:
+    """Return the latents that a callback gives back; those before if it gives none."""
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping) or not isinstance(returned.get("latents", latents), Tensor):
+        raise InputError(f"callback_on_step_end must return nothing or a dict of tensors, but returned {returned!r}")
+    return returned.get("latents", latents)
+
+
 def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
     """Return a mask of the caller's as `[samples, *grid]` float32."""
     if isinstance(mask, SubjectMasks):
         mask = mask.final
     if isinstance(mask, Image.Image):
         mask = torch.from_numpy(_grey_levels(mask))
-    if isinstance(mask, np.ndarray):
-        mask = torch.from_numpy(mask)
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
+        mask = torch.from_numpy(np.ascontiguousarray(mask, np.float32))
     if not isinstance(mask, Tensor):
         raise InputError(
             f"mask must be a picture, a tensor, an array or the masks of a run, but is a {type(mask).__name__}"
         )
+    if mask.is_complex() or not mask.numel():
+        raise InputError(f"mask must hold real numbers, but is {list(mask.shape)} of {mask.dtype}")
     if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[0] not in (1, samples)):
         raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
     if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):

@@ -10,6 +10,7 @@ from parity.official import about, deviation, tensors, weights
 from realcustom.attention import attached
 from realcustom.convert import adapter_of, unet_of
 from realcustom.customization import Customization, MaskSettings, SubjectViews
+from realcustom.guidance import Guidance
 from realcustom.masks import resize_mask_by_height
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates
@@ -72,8 +73,8 @@ def run(parts, scheduler=None, **mask):
         customization = Customization(adapter, tap, views[0], columns, torch.ones(samples), grid, settings)
         pipeline._interrupt = False
         clean = pipeline.denoise(
-            latent, texts[0], texts[1], customization, views[1], guidance="direct", guidance_scale=LOOP["guidance"],
-            subject_guidance_scale=LOOP["guidance"], decode_clean=True, callback_on_step_end=remember,
+            latent, texts[0], texts[1], customization, views[1], decode_clean=True,
+            guidance=Guidance("direct", LOOP["guidance"], LOOP["guidance"]), callback_on_step_end=remember,
         )  # fmt: skip
     return {name: torch.stack(one) for name, one in found.items()} | {
         "masks": torch.stack(customization.masks),

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import CheckpointMismatch, InputError
-from realcustom.loading import load_components, load_strictly, resolve
+from realcustom.loading import load_components, load_part, load_strictly, model_hash, resolve, wanted_files
+from realcustom.pipeline import RealCustomPipeline
 
 
 @pytest.fixture(params=["adapter", "text_encoder", "unet"])
@@ -91,3 +92,58 @@ def test_resolving_names_what_is_wrong(tmp_path):
         resolve("stickres", local_files_only=True)
     (tmp_path / "model_index.json").write_text("{}")
     assert resolve(tmp_path) == resolve(str(tmp_path)) == tmp_path
+
+
+def test_the_hash_of_a_model_is_that_of_its_parts_and_not_of_their_spelling(tiny, tmp_path):
+    pipeline = tiny.pipeline()
+    before = model_hash(pipeline)
+    pipeline.save_pretrained(tmp_path)
+    loaded = RealCustomPipeline.from_pretrained(tmp_path)
+    assert model_hash(loaded) == before
+    config = json.loads((tmp_path / "adapter" / "config.json").read_text())
+    del config["own_queries"]  # as an older version wrote it, before there was this option
+    (tmp_path / "adapter" / "config.json").write_text(json.dumps(config))
+    assert model_hash(RealCustomPipeline.from_pretrained(tmp_path)) == before
+    assert model_hash(tiny.pipeline(mask_scope=0.9)) == before
+    assert model_hash(tiny.pipeline(mask_layers=["mid_block"])) != before
+    loaded.unet.conv_out.bias.data += 1
+    assert model_hash(loaded) != before
+
+
+REPOSITORY = [
+    "README.md", "model_index.json", "sd_xl_base_1.0.safetensors", "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.bin", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+    "tokenizer/merges.txt", "unet/openvino_model.xml",
+]  # fmt: skip
+
+
+def test_only_the_files_that_are_read_are_fetched():
+    told = {"README.md", "model_index.json", "unet/config.json", "vae/config.json", "tokenizer/merges.txt"}
+    vae, unet = "vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model"
+    assert set(wanted_files(REPOSITORY)) == told | {vae, f"{unet}.safetensors"}
+    assert set(wanted_files(REPOSITORY, "fp16")) == told | {vae, f"{unet}.fp16.safetensors"}
+
+
+class TestPart:
+    def test_a_saved_adapter_is_a_part(self, tiny, tmp_path):
+        adapter = tiny.adapter(tiny.unet())
+        adapter.save_pretrained(tmp_path)
+        for folder in (tmp_path, str(tmp_path)):
+            parts = load_part(folder)
+            assert list(parts) == ["adapter"]
+            assert all(
+                torch.equal(one, adapter.state_dict()[key]) for key, one in parts["adapter"].state_dict().items()
+            )
+
+    def test_it_may_bring_its_encoders(self, tiny, tmp_path):
+        tiny.adapter(tiny.unet()).save_pretrained(tmp_path / "adapter")
+        tiny.text_encoder().save_pretrained(tmp_path / "image_encoder")
+        assert list(load_part(tmp_path)) == ["adapter", "image_encoder"]
+
+    def test_pickles_are_named_with_the_command_that_converts_them(self, tmp_path):
+        (tmp_path / "RealCustom_highres.pth").write_bytes(b"")
+        with pytest.raises(InputError, match=r"it holds RealCustom_highres\.pth, which are pickled: convert them once"):
+            load_part(tmp_path)
+        with pytest.raises(InputError, match="reachable hub model called 'nobody/nothing'"):
+            load_part("nobody/nothing", local_files_only=True)

@@ -164,6 +164,28 @@ def test_eta_reaches_the_scheduler(run):
         ({"height": 0}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 0"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, but is 0"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1, but is 0"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, but is 2.5"),
+        ({"num_images_per_prompt": True}, "num_images_per_prompt must be a whole number, but is True"),
+        ({"height": "128"}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 128"),
+        ({"mask_scope": "0.1"}, "mask_scope must be a share from 0 to 1, but is '0.1'"),
+        ({"prompt": None}, "prompt must be a sentence or a list of sentences, but is None"),
+        ({"subject_word": 5}, "subject_word must be a sentence or a list of sentences, but is 5"),
+        ({"subject_image": 5}, "subject_image must be a PIL picture, but is a int"),
+        ({"negative_prompt": [None]}, r"negative_prompt must be a sentence or a list of sentences, but is \[None\]"),
+        ({"generator": [None, 5]}, "generator must be a torch.Generator or a list of them"),
+        ({"latents": "x"}, "latents must be a tensor of the shape"),
+        ({"subject_scale": None}, "subject_scale must be a number or a list with one for each picture, but is None"),
+        ({"token_ratio": None}, "token_ratio must be a share above 0 and up to 1, but is None"),
+        ({"mask_binary": "no"}, "mask_binary must be True or False, but is 'no'"),
+        ({"mask_mode": "union"}, "mask_mode 'union' was given without mask"),
+        ({"mask": np.zeros((0, 0))}, r"mask must hold real numbers, but is \[0, 0\]"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end must be a function, but is 5"),
+        ({"callback_on_step_end": lambda *_: 5}, "callback_on_step_end must return nothing or a dict of tensors"),
+        ({"callback_on_step_end_tensor_inputs": "latents"}, "a callback can get .* but not 'latents'"),
+        ({"guidance": "both"}, "guidance must be one of cascade, direct, but is 'both'"),
+        ({"guidance_rescale": 2}, "guidance_rescale must be a share from 0 to 1, but is 2"),
+        ({"mask_frozen_after": -1}, "mask_frozen_after must be at least 0, but is -1"),
+        ({"compat": "official"}, "compat='official' is for Stable Diffusion XL"),
         ({"mask_scope": 1.1}, "mask_scope must be a share from 0 to 1, but is 1.1"),
         ({"mask_scope": -0.1}, "mask_scope must be a share from 0 to 1, but is -0.1"),
         ({"token_ratio": 0}, "token_ratio must be a share above 0 and up to 1, but is 0"),
@@ -173,7 +195,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"a callback can get .*, but not \['noise'\]"),
         ({"negative_prompt": ["", ""]}, "negative_prompt has 2 entries, but there are 1 prompts"),
         ({"generator": seeded(1, 2)}, "generator is a list of 2, but 1 pictures are to be made"),
-        ({"latents": torch.zeros(1, 4, 4, 4)}, r"latents must have the shape \(1, 4, 8, 8\), but have \(1, 4, 4, 4\)"),
+        ({"latents": torch.zeros(1, 4, 4, 4)}, r"latents must be a tensor of the shape \(1, 4, 8, 8\), but are \(1, 4, 4, 4\)"),
         ({"mask": torch.zeros(2, 8, 8)}, r"mask must be \[h, w\] or \[1, h, w\], but is \[2, 8, 8\]"),
         ({"mask": torch.full((8, 8), 1.5)}, "mask must lie between 0 and 1, but spans 1.5 to 1.5"),
         ({"mask": torch.full((8, 8), -0.5)}, "mask must lie between 0 and 1, but spans -0.5 to -0.5"),
@@ -605,8 +627,66 @@ def test_a_reference_is_seen_as_viewers_show_it(subject):
 def test_a_model_without_a_vocabulary_is_refused(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     (tmp_path / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match="tokenizer holds no vocabulary"):
+    with pytest.raises(InputError, match=r"1 missing: tokenizer/tokenizer\.json"):
         RealCustomPipeline.from_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(InputError, match=r"model_index\.json cannot be read"):
         RealCustomPipeline.from_pretrained(tmp_path)
+
+
+def test_numbers_of_numpy_and_masks_of_any_kind_are_taken(run):
+    plain = run(guidance_scale=2.0, mask_scope=0.5).images
+    assert torch.equal(run(guidance_scale=np.float32(2), mask_scope=np.float64(0.5)).images, plain)
+    one = np.zeros((8, 8), np.uint16)
+    one[:, 4:] = 1
+    expected = run(mask=torch.from_numpy(one.astype(np.float32))).images
+    assert torch.equal(run(mask=one).images, expected)
+    assert torch.equal(run(mask=one[:, ::-1][:, ::-1]).images, expected)
+
+
+def test_a_pipeline_of_mixed_numbers_says_so(tiny, subject):
+    mixed = tiny.pipeline()
+    mixed.adapter.to(torch.float16)
+    with pytest.raises(
+        InputError, match=r"the adapter has numbers of type torch.float16 and the UNet of torch.float32"
+    ):
+        mixed(PROMPT, subject, "dog")
+
+
+class TestLoadingArguments:
+    @pytest.fixture
+    def folder(self, pipeline, tmp_path):
+        pipeline.save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_a_type_of_numbers_may_be_told_by_its_name(self, folder):
+        assert RealCustomPipeline.from_pretrained(folder, dtype="float16").unet.dtype == torch.float16
+        with pytest.raises(InputError, match="dtype must be one of torch's floating point types"):
+            RealCustomPipeline.from_pretrained(folder, dtype="half precision")
+
+    def test_an_argument_that_is_not_known_is_refused(self, folder):
+        with pytest.raises(InputError, match=r"from_pretrained takes no 'subfolder'"):
+            RealCustomPipeline.from_pretrained(folder, subfolder="unet")
+        with pytest.raises(InputError, match=r"takes no 'mask_scop'\. Did you mean 'mask_scope' or"):
+            RealCustomPipeline.from_pretrained(folder, mask_scop=0.5)
+        assert RealCustomPipeline.from_pretrained(folder, mask_scope=0.5).config.mask_scope == 0.5
+
+    def test_a_part_that_must_be_there_cannot_be_none(self, folder):
+        with pytest.raises(InputError, match="text_encoder must be a component, but is None"):
+            RealCustomPipeline.from_pretrained(folder, text_encoder=None)
+
+    def test_a_variant_is_read_where_there_is_one(self, pipeline, tmp_path):
+        pipeline.save_pretrained(tmp_path, variant="fp16")
+        pipeline.unet.save_pretrained(tmp_path / "unet")
+        loaded = RealCustomPipeline.from_pretrained(tmp_path, variant="fp16")
+        assert torch.equal(loaded.vae.decoder.conv_in.weight, pipeline.vae.decoder.conv_in.weight)
+        with pytest.raises(InputError, match=r"3 missing: .*vae/diffusion_pytorch_model\.safetensors"):
+            RealCustomPipeline.from_pretrained(tmp_path)
+
+    def test_every_missing_file_is_named_with_its_place(self, folder):
+        for name in ("unet/config.json", "vae/diffusion_pytorch_model.safetensors"):
+            (folder / name).unlink()
+        with pytest.raises(InputError, match="2 missing") as caught:
+            RealCustomPipeline.from_pretrained(folder)
+        for name in ("unet/config.json", "vae/diffusion_pytorch_model.safetensors"):
+            assert f"{name} (looked for at {folder / name})" in str(caught.value)

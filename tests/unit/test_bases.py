@@ -1,0 +1,260 @@
+"""Stable Diffusion 1.5 and XL as bases, and RealCustom++ on them, by real classes at small sizes."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+
+from realcustom.errors import InputError
+from realcustom.pipeline import RealCustomPipeline
+
+PROMPT = "a dog, too"
+SIDE = 64
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def noise(height=SIDE, width=SIDE, seed=3):
+    return torch.randn(1, 4, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def xl(tiny):
+    return tiny.sdxl_parts()
+
+
+@pytest.fixture(scope="module")
+def sd(tiny):
+    return tiny.sd_parts()
+
+
+@pytest.fixture(scope="module")
+def plus_plus(tiny, xl):
+    """RealCustom++ on a base like SDXL."""
+    return quiet(RealCustomPipeline(**xl, adapter=tiny.plus_plus_adapter(xl["unet"]), **tiny.image_encoders()))
+
+
+@pytest.fixture(scope="module")
+def subject(tiny):
+    return tiny.subject()
+
+
+class TestPlain:
+    """Without a subject a pipeline is diffusers' own of the same base."""
+
+    @pytest.mark.parametrize("negative_prompt", [None, "", "goo"])
+    @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 48)])
+    def test_sdxl(self, xl, negative_prompt, height, width):
+        stock = quiet(diffusers.StableDiffusionXLPipeline(**xl, add_watermarker=False))
+        shared = {
+            "prompt": PROMPT, "negative_prompt": negative_prompt, "height": height, "width": width, "guidance_scale": 5.0,
+            "num_inference_steps": 3, "latents": noise(height, width), "output_type": "latent",
+        }  # fmt: skip
+        expected = stock(**shared).images
+        torch.testing.assert_close(quiet(RealCustomPipeline(**xl))(**shared).images, expected, atol=1e-4, rtol=1e-4)
+
+    def test_sd(self, sd):
+        stock = quiet(
+            diffusers.StableDiffusionPipeline(
+                **sd, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
+        )
+        shared = {
+            "prompt": PROMPT, "guidance_scale": 5.0, "num_inference_steps": 3, "latents": noise(32, 32),
+            "output_type": "latent",
+        }  # fmt: skip
+        expected = stock(**shared).images
+        torch.testing.assert_close(quiet(RealCustomPipeline(**sd))(**shared).images, expected, atol=1e-4, rtol=1e-4)
+
+
+def call(pipeline, subject, **changes):
+    arguments = {"num_inference_steps": 3, "latents": noise(), "output_type": "latent"}
+    return pipeline(PROMPT, subject, "dog", **{**arguments, **changes})
+
+
+class TestPlusPlus:
+    def test_the_papers_defaults(self, plus_plus):
+        config = plus_plus.config
+        assert (config.guidance, config.guidance_scale, config.num_inference_steps) == ("direct", 3.5, 25)
+        assert (config.mask_normalization, config.mask_frozen_after, config.mask_scope) == (
+            "min_max_per_layer",
+            12,
+            0.25,
+        )
+
+    def test_the_subject_acts_in_its_mask_on_the_finest_attention_grid(self, plus_plus, subject):
+        output = call(plus_plus, subject)
+        assert output.masks.steps.shape == (3, 1, 8, 8)
+        assert output.report.words[0].text == "dog"
+        assert all(step[0] > 0 for step in output.report.visual_to_textual)
+        assert not torch.allclose(output.images, call(plus_plus, subject, subject_scale=0).images, atol=1e-3)
+
+    def test_without_influence_it_is_the_plain_picture_bit_for_bit(self, plus_plus, subject):
+        shared = {"num_inference_steps": 3, "latents": noise(), "output_type": "latent"}
+        plain = plus_plus(PROMPT, **shared).images
+        for nothing in ({"subject_scale": 0}, {"mask": torch.zeros(8, 8)}, {"mask_scope": 0}):
+            assert torch.equal(call(plus_plus, subject, **nothing).images, plain)
+
+    @pytest.mark.parametrize("parts", [{"local": False, "shallow": True}, {"local": True, "shallow": True}])
+    def test_shallow_features(self, tiny, xl, subject, parts):
+        adapter = tiny.plus_plus_adapter(xl["unet"], **parts)
+        pipeline = quiet(RealCustomPipeline(**xl, adapter=adapter, **tiny.image_encoders()))
+        square = subject.resize((30, 30))
+        for picture in (subject, square):
+            assert not torch.allclose(call(pipeline, picture).images, call(pipeline, picture, subject_scale=0).images)
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            {"mask_threshold": True}, {"mask_refined": True}, {"mask_normalization": "max"}, {"mask_binary": True},
+            {"mask_frozen_after": 1}, {"guidance": "cascade"}, {"guidance_rescale": 0.7},
+        ],
+        ids=lambda option: next(iter(option)),
+    )  # fmt: skip
+    def test_every_option_has_an_effect(self, plus_plus, subject, option):
+        assert not torch.equal(call(plus_plus, subject, **option).images, call(plus_plus, subject).images)
+
+    def test_a_frozen_mask_stays(self, plus_plus, subject):
+        steps = call(plus_plus, subject, mask_frozen_after=2, num_inference_steps=4).masks.steps
+        assert not torch.equal(steps[0], steps[1])
+        assert torch.equal(steps[1], steps[2])
+        assert torch.equal(steps[1], steps[3])
+
+    def test_once_the_mask_is_frozen_text_alone_is_not_run(self, plus_plus, subject):
+        rows = []
+        hook = plus_plus.unet.register_forward_hook(lambda _, arguments, __: rows.append(len(arguments[0])))
+        call(plus_plus, subject, mask_frozen_after=1)
+        hook.remove()
+        assert rows == [1, 1, 1, 1, 1, 1, 1]  # text, subject and negative once, then subject and negative
+
+    def test_frozen_at_nothing_and_a_guidance_of_one_work(self, plus_plus, subject):
+        steps = call(plus_plus, subject, mask_frozen_after=0).masks.steps
+        assert torch.equal(steps[0], steps[2])
+        assert torch.isfinite(call(plus_plus, subject, guidance_scale=1).images).all()
+
+    def test_sizes_whose_grids_are_odd_work(self, plus_plus, subject):
+        output = call(plus_plus, subject, height=92, width=76, latents=noise(92, 76))
+        assert output.masks.steps.shape == (3, 1, 12, 10)
+
+    def test_a_row_of_a_batch_is_the_single_run(self, plus_plus, subject):
+        both = call(plus_plus, subject, num_images_per_prompt=2, latents=torch.cat([noise(), noise(seed=4)]))
+        for row, seed in enumerate((3, 4)):
+            torch.testing.assert_close(both.images[row], call(plus_plus, subject, latents=noise(seed=seed)).images[0],
+                                       atol=1e-4, rtol=1e-4)  # fmt: skip
+
+    def test_a_refined_mask_needs_no_map_between_all_cells(self, plus_plus, subject):
+        refined = call(plus_plus, subject, mask_refined=True)
+        assert not torch.equal(refined.masks.steps[0], call(plus_plus, subject).masks.steps[0])
+        assert not any("SelfAttnProcessor" in type(one).__name__ for one in plus_plus.unet.attn_processors.values())
+
+
+class TestOfficial:
+    @pytest.fixture(scope="class")
+    def official(self, tiny, xl):
+        solver = diffusers.DPMSolverSinglestepScheduler.from_config(xl["scheduler"].config)
+        parts = {**xl, "scheduler": solver, "adapter": tiny.plus_plus_adapter(xl["unet"]), **tiny.image_encoders()}
+        return quiet(RealCustomPipeline(**parts))
+
+    def test_it_runs_and_is_another_picture(self, official, subject):
+        output = call(official, subject, compat="official", num_inference_steps=4)
+        assert torch.isfinite(output.images).all()
+        assert output.masks.steps.shape == (4, 1, 8, 8)
+        assert not torch.allclose(output.images, call(official, subject, num_inference_steps=4).images, atol=1e-2)
+
+    def test_the_unet_is_told_width_and_height_the_other_way_round(self, official, subject):
+        told = []
+        hook = official.unet.register_forward_pre_hook(
+            lambda _, __, given: told.append(given["added_cond_kwargs"]["time_ids"][0].tolist()), with_kwargs=True
+        )
+        shared = {"height": 64, "width": 96, "latents": noise(64, 96), "num_inference_steps": 2}
+        for compat, expected in (("official", [96, 64, 0, 0, 96, 64]), (None, [64, 96, 0, 0, 64, 96])):
+            told.clear()
+            call(official, subject, compat=compat, **shared)
+            assert told
+            assert all(ids == expected for ids in told)
+        hook.remove()
+
+    def test_a_scheduler_that_the_authors_do_not_have_is_refused(self, plus_plus, tiny, xl, subject):
+        euler = diffusers.EulerDiscreteScheduler.from_config(xl["scheduler"].config)
+        parts = {**xl, "scheduler": euler, "adapter": tiny.plus_plus_adapter(xl["unet"]), **tiny.image_encoders()}
+        with pytest.raises(InputError, match=r"knows DPMSolverSinglestepScheduler and DDIMScheduler, but .* Euler"):
+            call(quiet(RealCustomPipeline(**parts)), subject, compat="official")
+
+
+class TestSd:
+    """RealCustom as the CVPR paper has it: a CLIP image encoder, scored tokens."""
+
+    @pytest.fixture(scope="class")
+    def clip(self, tiny):
+        config = transformers.CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=7,
+        )
+        return tiny._fixed(transformers.CLIPVisionModel, config)
+
+    def test_the_subject_acts(self, tiny, sd, clip, subject):
+        adapter = tiny.adapter(sd["unet"], feature_dim=24, token_dim=24)
+        pipeline = quiet(RealCustomPipeline(**sd, adapter=adapter, image_encoder=clip))
+        given = {"latents": noise(32, 32)}
+        for picture in (subject, subject.resize((30, 30))):
+            assert not torch.allclose(
+                call(pipeline, picture, **given).images,
+                call(pipeline, picture, subject_scale=0, **given).images,
+                atol=1e-3,
+            )
+
+    @pytest.mark.parametrize("flagged", [True, False])
+    def test_the_bases_safety_checker_is_kept(self, tiny, sd, flagged):
+        tower = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = transformers.CLIPConfig(
+            vision_config={**tower, "image_size": 28, "patch_size": 7}, text_config=tower, projection_dim=16
+        )
+        checker = tiny._fixed(StableDiffusionSafetyChecker, config)
+        checker.special_care_embeds_weights.data.fill_(2.0)  # a cosine that there is none
+        checker.concept_embeds_weights.data.fill_(-2.0 if flagged else 2.0)
+        extractor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=28)
+        pipeline = quiet(RealCustomPipeline(**sd, safety_checker=checker, feature_extractor=extractor))
+        output = pipeline(PROMPT, num_inference_steps=1, latents=noise(32, 32))
+        plain = quiet(RealCustomPipeline(**sd))(PROMPT, num_inference_steps=1, latents=noise(32, 32))
+        assert output.nsfw_content_detected == [flagged]
+        assert plain.nsfw_content_detected is None
+        assert plain.images[0].getbbox() is not None
+        expected = Image.new("RGB", plain.images[0].size) if flagged else plain.images[0]
+        assert output.images[0].tobytes() == expected.tobytes()
+
+
+class TestLoading:
+    def test_an_adapter_on_a_saved_base(self, tiny, xl, subject, tmp_path, plus_plus):
+        diffusers.StableDiffusionXLPipeline(**xl, add_watermarker=False).save_pretrained(tmp_path / "base")
+        plus_plus.adapter.save_pretrained(tmp_path / "part" / "adapter")
+        for name in ("image_encoder", "image_encoder_2"):
+            getattr(plus_plus, name).save_pretrained(tmp_path / "part" / name)
+        loaded = quiet(RealCustomPipeline.from_pretrained(tmp_path / "base", adapter=tmp_path / "part"))
+        assert torch.equal(call(loaded, subject).images, call(plus_plus, subject).images)
+        loaded.save_pretrained(tmp_path / "whole")
+        again = quiet(RealCustomPipeline.from_pretrained(tmp_path / "whole"))
+        assert torch.equal(call(again, subject).images, call(plus_plus, subject).images)
+
+    def test_an_adapter_for_another_family_is_refused_and_both_are_named(self, tiny, xl, sd):
+        with pytest.raises(
+            InputError, match=r"made for another UNet: \d+ .* widths \[32, 64\], but this base .* \[32, 48\]"
+        ):
+            RealCustomPipeline(**xl, adapter=tiny.adapter(sd["unet"]))
+
+    def test_features_of_another_encoder_are_refused(self, tiny, xl, subject):
+        pipeline = quiet(RealCustomPipeline(**xl, adapter=tiny.plus_plus_adapter(xl["unet"])))
+        with pytest.raises(
+            InputError, match=r"takes features 48 wide, but the AutoencoderKL of this pipeline gives 16"
+        ):
+            call(pipeline, Image.new("RGB", (9, 9)))
