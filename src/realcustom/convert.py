@@ -6,7 +6,6 @@ nothing. Keys that are not expected are refused by name.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from einops import rearrange
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
@@ -63,8 +61,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a state dict: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a file that is no pickle can make the unpickler raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path} cannot be read as a state dict: {type(error).__name__}: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds no state dict, that is names and tensors")
     return dict(state)
