@@ -7,13 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realcustom.adapter import RealCustomAdapter
+    from realcustom.customization import MaskSettings
     from realcustom.pipeline import RealCustomPipeline
     from realcustom.report import RealCustomOutput
+    from realcustom.stock_pipelines import (
+        load_realcustom,
+        realcustom_masks,
+        set_realcustom_scale,
+        set_realcustom_subject,
+        unload_realcustom,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline"]
+__all__ = [
+    "MaskSettings", "RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline", "load_realcustom", "realcustom_masks",
+    "set_realcustom_scale", "set_realcustom_subject", "unload_realcustom",
+]  # fmt: skip
 
-_HOMES = {"RealCustomAdapter": "adapter", "RealCustomOutput": "report", "RealCustomPipeline": "pipeline"}
+_HOMES = {
+    "MaskSettings": "customization",
+    "RealCustomAdapter": "adapter",
+    "RealCustomOutput": "report",
+    "RealCustomPipeline": "pipeline",
+    **dict.fromkeys([name for name in __all__ if name.islower()], "stock_pipelines"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from realcustom.attention import attached, attention_grid, cross_attention_layer
 from realcustom.customization import Customization, MaskSettings, SubjectViews
 from realcustom.errors import InputError, NotANumber, did_you_mean
 from realcustom.guidance import FORMS, Form, Guidance, cascade_guidance, direct_guidance
-from realcustom.latents import Autoencoder, downscaling, to_latents, to_pixels
+from realcustom.latents import Autoencoder, downscaling, to_pixels
 from realcustom.loading import load_components, load_part, resolve
 from realcustom.masks import (
     MASK_MODES,
@@ -43,12 +43,11 @@ from realcustom.masks import (
     resize_mask_by_height,
 )
 from realcustom.pictures import as_seen
-from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
-from realcustom.projector import latent_features
+from realcustom.portrait import examine
 from realcustom.prompts import TextStates, cut_off, encode_prompts, encode_prompts_twice, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
 from realcustom.schedule import alpha_at, clean_latents, take_official_steps
-from realcustom.vision import ImageFeatures, clip_features, twin_features
+from realcustom.subjects import SubjectEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +153,8 @@ class RealCustomPipeline(DiffusionPipeline):
             "subject_guidance_scale": subject_guidance_scale, "guidance": guidance, "mask_scope": mask_scope,
             "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
         }  # fmt: skip
-        scored = adapter is None or adapter.scoring is not None
-        defaults = _OF_RC if scored else _OF_RC_PLUS_PLUS
         self.register_to_config(
-            **{**defaults, **{name: value for name, value in own.items() if value is not None}},
+            **{**defaults_of(adapter), **{name: value for name, value in own.items() if value is not None}},
             mask_binary=mask_binary,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
             mask_layers=list(mask_layers),
@@ -353,15 +350,15 @@ class RealCustomPipeline(DiffusionPipeline):
 
         # 4. Subject
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        portraits = [examine(picture, self.reference_side) for picture in subject_images]
+        encoder = self.subject_encoder
+        portraits = [examine(picture, encoder.reference_side) for picture in subject_images]
         views, black = None, None
         if subject_images:
             times = samples // len(subject_images)
-            views = self._views(subject_images, portraits, text, times, compat)
+            views = encoder.views(self.adapter, subject_images, portraits, text, times, squashed=bool(compat))
             if compat:
-                black = self._views(
-                    [Image.new("RGB", (1, 1))] * len(subject_images), portraits, negative, times, compat
-                )
+                nothing = [Image.new("RGB", (1, 1))] * len(subject_images)
+                black = encoder.views(self.adapter, nothing, portraits, negative, times, squashed=True)
 
         # 5. Timesteps and first latents
         if compat:
@@ -628,67 +625,9 @@ class RealCustomPipeline(DiffusionPipeline):
         return self.unet.config.sample_size * self.vae_scale_factor
 
     @property
-    def reference_side(self) -> int:
-        """Of what the image encoder sees of a reference, in pixels."""
-        if self.image_encoder is None:
-            return self.side
-        return self.image_encoder.config.image_size * (1 if self.image_encoder_2 is None else 2)
-
-    def _views(
-        self,
-        pictures: Sequence[Image.Image],
-        portraits: Sequence[Portrait],
-        text: TextStates,
-        times: int,
-        compat: str | None,
-    ) -> SubjectViews:
-        """Return the subjects for each picture to be made.
-
-        Args:
-            pictures: of the subjects.
-            portraits: what is known of the subjects' own pictures.
-            text: of each picture to be made.
-            times: how many pictures are made of each subject.
-            compat: see `__call__`.
-        """
-        assert self.adapter is not None
-        side, device = self.reference_side, self._execution_device
-        seen = [
-            as_seen(one).convert("RGB").resize((side, side)) if compat else fit_reference(one, side) for one in pictures
-        ]
-        features = self._features(self.image_processor.preprocess(seen, height=side, width=side).to(device))
-        wanted, width = self.adapter.config["feature_dim"], features.deep.shape[2]
-        if width != wanted:
-            encoder = type(self.image_encoder or self.vae).__name__
-            raise InputError(
-                f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
-            )
-        tokens = self.adapter.tokens(*_to(features, text.states.dtype)).repeat_interleave(times, dim=0)
-        present = None
-        if not compat and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
-            cells = int(features.deep.shape[1] ** 0.5)
-            beside = features.deep.shape[1] - cells**2  # a class token, if there is one, is no cell
-            boxes = [fitted_box(portrait.size, side) for portrait in portraits]
-            shown = torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes]))
-            shown = torch.cat([torch.ones(len(shown), beside, dtype=torch.bool), shown], dim=1)
-            shown = shown.repeat(
-                1, tokens.shape[1] // features.deep.shape[1]
-            )  # shallow tokens lie behind the deep ones
-            present = shown.repeat_interleave(times, dim=0).to(device)
-        frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
-        return SubjectViews(tokens, self.adapter.keys_values(tokens), text, present, frames)
-
-    def _features(self, pixels: Tensor) -> ImageFeatures:
-        """Return the features of square pictures `[n, 3, h, w]` in [-1, 1]."""
-        if self.image_encoder is None:
-            return ImageFeatures(latent_features(to_latents(self.vae, pixels)))
-        levels = (pixels + 1) / 2
-        if self.image_encoder_2 is None:
-            return clip_features(levels, self.image_encoder)
-        layers = self.adapter.config.feature_layers
-        return twin_features(
-            levels, self.image_encoder, self.image_encoder_2, siglip_layers=layers["siglip"], dino_layers=layers["dino"]
-        )
+    def subject_encoder(self) -> SubjectEncoder:
+        """What sees the subject."""
+        return SubjectEncoder(self.vae, self.side, self.image_encoder, self.image_encoder_2)
 
     def _first_latents(
         self,
@@ -910,11 +849,9 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
-def _to(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
-    """Return the features that there are, as an adapter takes them."""
-    if features.local is None:
-        return (features.deep.to(dtype),)
-    return features.deep.to(dtype), features.local.to(dtype), [layer.to(dtype) for layer in features.shallow]
+def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:
+    """Return what the authors of the paper take that an adapter follows: RC's are scored, RC++'s are not."""
+    return dict(_OF_RC if adapter is None or adapter.scoring is not None else _OF_RC_PLUS_PLUS)
 
 
 def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:

@@ -1,0 +1,326 @@
+"""RealCustom on diffusers' own pipelines: what loads, steers and removes it, in the manner of their IP-Adapter functions.
+
+The pipeline's own call then makes the customized picture. A hook on the UNet lets its prediction be T2I, takes the mask from
+it, runs the UNet once more for TI2I, and hands the pipeline `T + (w_i / w_t) (TI - T)` as the conditional prediction, which
+its guidance turns into RC 13; with RC++'s direct guidance, TI itself. Nothing of the pipeline's code is replaced, so LoRA,
+ControlNet, other tasks and few-step schedules go on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from realcustom.adapter import RealCustomAdapter
+from realcustom.attention import AttentionTap, SubjectAttnProcessor, attention_grid, cross_attention_layers
+from realcustom.customization import Customization, MaskSettings
+from realcustom.errors import InputError
+from realcustom.loading import load_part
+from realcustom.pipeline import check_fit, defaults_of
+from realcustom.portrait import examine
+from realcustom.prompts import TargetWord, TextStates, find_word, word_columns
+from realcustom.report import SubjectMasks
+from realcustom.schedule import alpha_at
+from realcustom.subjects import SubjectEncoder
+
+_ATTRIBUTE = "_realcustom"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    picture: Image.Image
+    word: str
+    occurrence: int | None
+    prompts: tuple[str, ...] | None
+
+
+@dataclass
+class _Attachment:
+    """What is attached to one pipeline."""
+
+    pipeline: DiffusionPipeline
+    adapter: RealCustomAdapter
+    image_encoder: Any
+    image_encoder_2: Any
+    processors: Mapping[str, Any]
+    """Those that the UNet had before."""
+    tap: AttentionTap = field(default_factory=AttentionTap)
+    handles: list[Any] = field(default_factory=list)
+    subject: _Subject | None = None
+    scale: float = 1.0
+    subject_guidance_scale: float = 1.0
+    direct: bool = False
+    settings: MaskSettings = field(default_factory=MaskSettings)
+    token_ratio: float = 0.8
+    words: list[TargetWord] = field(default_factory=list)
+    run: Customization | None = None
+    """The run at hand; None until the UNet is called for the first time in it."""
+
+    def begin(self, prompts: Sequence[str]) -> None:
+        """Remember the words of a new run's prompts."""
+        subject, self.run = self.subject, None
+        if subject is None:
+            return
+        tokenizer = self.pipeline.tokenizer
+        self.words = [find_word(prompt, subject.word, tokenizer, occurrence=subject.occurrence) for prompt in prompts]
+
+    def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Let the UNet record where the words look, if the next mask comes from there."""
+        if self.subject is None or self.scale == 0:
+            return
+        sample, states = (
+            _argument(arguments, named, 0, "sample"),
+            _argument(arguments, named, 2, "encoder_hidden_states"),
+        )
+        if not all(isinstance(one, SubjectAttnProcessor) for one in self._own_processors(module)):
+            raise InputError("other attention processors have replaced RealCustom's; set them before load_realcustom")
+        if self.run is None:
+            self.run = self._customization(sample, states)
+        self.tap.latent_size = (sample.shape[2], sample.shape[3])
+        self.tap.word = self.run.columns if self.run.needs_text else None
+
+    def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        """Return the UNet's output with the conditional rows of the customized picture."""
+        run, self.tap.word = self.run, None
+        if self.subject is None or self.scale == 0 or run is None:
+            return None
+        sample, timestep = _argument(arguments, named, 0, "sample"), _argument(arguments, named, 1, "timestep")
+        predicted = output[0] if isinstance(output, tuple) else output.sample
+        batch, pictures = len(sample), len(run.scales)
+        if batch not in (pictures, 2 * pictures):
+            raise InputError(
+                f"the UNet was called with {batch} rows for {pictures} pictures; RealCustom knows one or two rows for each"
+            )
+        run.find_mask()
+        rows = run.acting_rows()
+        if not len(rows):
+            return None
+        places = rows + batch - pictures
+        alpha = alpha_at(self.pipeline.scheduler.alphas_cumprod, torch.as_tensor(timestep).flatten()[0])
+        channels = self.adapter.config["latent_channels"]  # an inpainting UNet sees a mask and a picture behind them
+        with run.acting(sample[places][:, :channels], alpha, rows):
+            painted = module.forward(*_rows(arguments, places, batch), **_rows(named, places, batch))
+        painted = painted[0] if isinstance(painted, tuple) else painted.sample
+        text = predicted[places]
+        if not self.direct:
+            scale = float(self.pipeline.guidance_scale) if batch == 2 * pictures else 1.0
+            painted = text + (self.subject_guidance_scale / scale) * (painted - text)
+        customized = predicted.index_copy(0, places, painted.to(predicted))
+        return (customized, *output[1:]) if isinstance(output, tuple) else type(output)(sample=customized)
+
+    def _customization(self, sample: Tensor, states: Tensor) -> Customization:
+        subject = self.subject
+        assert subject is not None
+        if not self.words:
+            raise InputError(
+                "the pipeline was given the prompt's states and not its words; name the prompts in set_realcustom_subject"
+            )
+        halves = 2 if getattr(self.pipeline, "do_classifier_free_guidance", False) else 1
+        pictures = len(sample) // halves
+        if len(sample) % halves or pictures % len(self.words):
+            raise InputError(f"the UNet was called with {len(sample)} rows for {len(self.words)} prompts")
+        times = pictures // len(self.words)
+        device, dtype = sample.device, sample.dtype
+        self.adapter.to(device, dtype)
+        for encoder in (self.image_encoder, self.image_encoder_2):
+            if encoder is not None:
+                encoder.to(device)
+        text = TextStates(states[-pictures:].to(dtype), None)
+        encoder = SubjectEncoder(self.pipeline.vae, _side(self.pipeline), self.image_encoder, self.image_encoder_2)
+        with torch.no_grad():
+            views = encoder.views(
+                self.adapter, [subject.picture], [examine(subject.picture, encoder.reference_side)], text, pictures
+            )
+        columns = word_columns(self.words, states.shape[1]).repeat_interleave(times, dim=0).to(device)
+        grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
+        scales = torch.full((pictures,), self.scale, device=device)
+        return Customization(self.adapter, self.tap, views, columns, scales, grid, self.settings, self.token_ratio)
+
+    def _own_processors(self, module: nn.Module) -> list[Any]:
+        layers = cross_attention_layers(_stock(module))
+        return [layer.processor for layer in layers.values()]
+
+
+def load_realcustom(
+    pipeline: DiffusionPipeline, adapter: str | Path | RealCustomAdapter, *, image_encoder: Any = None,
+    image_encoder_2: Any = None, **hub: Any,
+) -> None:  # fmt: skip
+    """Attach a RealCustom adapter to a Stable Diffusion pipeline of diffusers.
+
+    Until `set_realcustom_subject` is called, the pipeline makes the very pictures that it made before.
+
+    Args:
+        pipeline: text-to-image, image-to-image, inpainting, ControlNet, for Stable Diffusion 1.5 or XL.
+        adapter: an adapter, or the name of a part's folder or hub id, which may bring its image encoders along.
+        image_encoder: what sees the subject, if the adapter needs one and does not bring it.
+        image_encoder_2: likewise.
+        **hub: `revision`, `token`, `local_files_only` and `cache_dir`.
+
+    Raises:
+        InputError: an adapter is attached already, the adapter was made for another UNet, or an IP-Adapter is loaded.
+    """
+    if getattr(pipeline, _ATTRIBUTE, None) is not None:
+        raise InputError("this pipeline has a RealCustom adapter; call unload_realcustom first")
+    unet = getattr(pipeline, "unet", None)
+    if unet is None or not hasattr(pipeline, "encode_prompt"):
+        raise InputError(
+            f"RealCustom attaches to Stable Diffusion pipelines with a UNet, not to a {type(pipeline).__name__}"
+        )
+    parts: dict[str, Any] = {"image_encoder": image_encoder, "image_encoder_2": image_encoder_2}
+    if isinstance(adapter, RealCustomAdapter):
+        parts["adapter"] = adapter
+    else:
+        parts |= {name: part for name, part in load_part(adapter, unet.dtype, **hub).items() if name != "unet"}
+    stock = _stock(unet)
+    check_fit(parts["adapter"], stock)
+    before = dict(stock.attn_processors)
+    if any("IPAdapter" in type(one).__name__ for one in before.values()):
+        raise InputError("this pipeline has an IP-Adapter, whose attention RealCustom's would replace; unload it first")
+    attachment = _Attachment(pipeline=pipeline, processors=before, **parts)
+    defaults = defaults_of(attachment.adapter)
+    attachment.direct = defaults["guidance"] == "direct"
+    attachment.subject_guidance_scale = defaults["subject_guidance_scale"]
+    attachment.settings = MaskSettings(
+        scope=defaults["mask_scope"],
+        normalization=defaults["mask_normalization"],
+        frozen_after=defaults["mask_frozen_after"],
+    )
+    ours = {f"{name}.processor": SubjectAttnProcessor(name, attachment.tap) for name in cross_attention_layers(stock)}
+    stock.set_attn_processor({**before, **ours})
+    attachment.handles = [
+        unet.register_forward_pre_hook(attachment.before, with_kwargs=True),
+        unet.register_forward_hook(attachment.after, with_kwargs=True),
+    ]
+    _watch_prompts(pipeline, attachment)
+    setattr(pipeline, _ATTRIBUTE, attachment)
+
+
+def set_realcustom_subject(
+    pipeline: DiffusionPipeline,
+    image: Image.Image,
+    word: str,
+    *,
+    occurrence: int | None = None,
+    subject_guidance_scale: float | None = None,
+    mask_settings: MaskSettings | None = None,
+    token_ratio: float = 0.8,
+    prompt: str | Sequence[str] | None = None,
+) -> None:
+    """Say whose picture the pipeline's next calls make, and which word of their prompts stands for it.
+
+    Args:
+        pipeline: with an adapter loaded.
+        image: the one picture of the subject.
+        word: a word or phrase of every prompt.
+        occurrence: which one, if a prompt says it more than once; from 1.
+        subject_guidance_scale: w_i; the paper's if not given. Direct guidance (RC++) does not read it.
+        mask_settings: how the word's attention becomes a mask; the paper's if not given.
+        token_ratio: gamma_num (RC 10).
+        prompt: the prompts, for calls that are given `prompt_embeds` instead of them.
+
+    Raises:
+        InputError: no adapter is loaded, or an argument cannot be used.
+    """
+    attachment = _attachment(pipeline)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"image must be a PIL picture, but is a {type(image).__name__}")
+    if not isinstance(word, str) or not word.strip():
+        raise InputError(f"word must be the word of the prompt that stands for the subject, but is {word!r}")
+    prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
+    attachment.subject = _Subject(image, word, occurrence, prompts)
+    attachment.token_ratio = token_ratio
+    if subject_guidance_scale is not None:
+        attachment.subject_guidance_scale = subject_guidance_scale
+    if mask_settings is not None:
+        attachment.settings = mask_settings
+    attachment.words, attachment.run = [], None
+    if prompts:
+        attachment.begin(prompts)
+
+
+def set_realcustom_scale(pipeline: DiffusionPipeline, scale: float) -> None:
+    """Multiply the subject's contribution to every layer; 0 gives the plain picture, without a second run of the UNet.
+
+    Raises:
+        InputError: no adapter is loaded, or the scale is no number.
+    """
+    if not isinstance(scale, (int, float)) or not abs(scale) < float("inf"):
+        raise InputError(f"scale must be a number, but is {scale!r}")
+    _attachment(pipeline).scale = float(scale)
+
+
+def realcustom_masks(pipeline: DiffusionPipeline) -> SubjectMasks | None:
+    """Return where the subject could act in the last call; None if it did not act in any.
+
+    Raises:
+        InputError: no adapter is loaded.
+    """
+    run = _attachment(pipeline).run
+    return SubjectMasks(torch.stack(run.masks)) if run is not None and run.masks else None
+
+
+def unload_realcustom(pipeline: DiffusionPipeline) -> None:
+    """Remove the adapter: the pipeline and its UNet are as they were before `load_realcustom`.
+
+    Raises:
+        InputError: no adapter is loaded.
+    """
+    attachment = _attachment(pipeline)
+    for handle in attachment.handles:
+        handle.remove()
+    _stock(pipeline.unet).set_attn_processor(dict(attachment.processors))
+    del pipeline.encode_prompt
+    delattr(pipeline, _ATTRIBUTE)
+
+
+def _stock(unet: Any) -> Any:
+    """Return the UNet itself if it was compiled."""
+    return getattr(unet, "_orig_mod", unet)
+
+
+def _attachment(pipeline: DiffusionPipeline) -> _Attachment:
+    attachment = getattr(pipeline, _ATTRIBUTE, None)
+    if attachment is None:
+        raise InputError("this pipeline has no RealCustom adapter; call load_realcustom first")
+    return attachment
+
+
+def _watch_prompts(pipeline: DiffusionPipeline, attachment: _Attachment) -> None:
+    """Let the attachment know the prompts of every run, which diffusers' pipelines all hand to `encode_prompt`."""
+    encode = pipeline.encode_prompt
+
+    @wraps(encode)
+    def encode_prompt(prompt: Any = None, *arguments: Any, **named: Any) -> Any:
+        subject = attachment.subject
+        said = (prompt,) if isinstance(prompt, str) else prompt
+        attachment.begin(said or (subject.prompts if subject else None) or ())
+        return encode(prompt, *arguments, **named)
+
+    pipeline.encode_prompt = encode_prompt
+
+
+def _argument(arguments: Sequence[Any], named: Mapping[str, Any], place: int, name: str) -> Any:
+    return named[name] if name in named else arguments[place]
+
+
+def _rows(value: Any, places: Tensor, batch: int) -> Any:
+    """Return some rows of every tensor with one for each of `batch` samples, however deep it lies."""
+    if isinstance(value, Tensor):
+        return value[places] if value.ndim and len(value) == batch else value
+    if isinstance(value, Mapping):
+        return {name: _rows(one, places, batch) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rows(one, places, batch) for one in value)
+    return value
+
+
+def _side(pipeline: DiffusionPipeline) -> int:
+    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor

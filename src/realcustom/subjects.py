@@ -1,0 +1,113 @@
+"""A subject's picture becomes what the steps of a run attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from realcustom.adapter import RealCustomAdapter
+from realcustom.customization import SubjectViews
+from realcustom.errors import InputError
+from realcustom.latents import Autoencoder, to_latents
+from realcustom.pictures import as_seen
+from realcustom.portrait import Portrait, cells_within, fit_reference, fitted_box
+from realcustom.projector import latent_features
+from realcustom.prompts import TextStates
+from realcustom.vision import ImageFeatures, clip_features, twin_features
+
+
+@dataclass(frozen=True)
+class SubjectEncoder:
+    """What sees the subject: an autoencoder, a CLIP image encoder, or SigLIP and DINOv2 together."""
+
+    vae: Autoencoder
+    side: int
+    """Of the base's own pictures, in pixels."""
+    image_encoder: PreTrainedModel | None = None
+    image_encoder_2: PreTrainedModel | None = None
+
+    @property
+    def reference_side(self) -> int:
+        """Of what is seen of a reference, in pixels."""
+        if self.image_encoder is None:
+            return self.side
+        return self.image_encoder.config.image_size * (1 if self.image_encoder_2 is None else 2)
+
+    def views(
+        self,
+        adapter: RealCustomAdapter,
+        pictures: Sequence[Image.Image],
+        portraits: Sequence[Portrait],
+        text: TextStates,
+        times: int,
+        *,
+        squashed: bool = False,
+    ) -> SubjectViews:
+        """Return the subjects for each picture to be made.
+
+        Args:
+            adapter: makes tokens, keys and values of features.
+            pictures: of the subjects.
+            portraits: what is known of the subjects' own pictures.
+            text: of each picture to be made, of the adapter's device and type.
+            times: how many pictures are made of each subject.
+            squashed: bring pictures to a square as the authors do, instead of padding them.
+
+        Raises:
+            InputError: the adapter was made for another encoder.
+        """
+        side, device, dtype = self.reference_side, text.states.device, text.states.dtype
+        seen = [
+            as_seen(one).convert("RGB").resize((side, side)) if squashed else fit_reference(one, side)
+            for one in pictures
+        ]
+        features = self.features(VaeImageProcessor().preprocess(seen, height=side, width=side).to(device), adapter)
+        wanted, width = adapter.config["feature_dim"], features.deep.shape[2]
+        if width != wanted:
+            encoder = type(self.image_encoder or self.vae).__name__
+            raise InputError(
+                f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
+            )
+        tokens = adapter.tokens(*_to(features, dtype)).repeat_interleave(times, dim=0)
+        present = None
+        if not squashed and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
+            present = self._present(portraits, features.deep.shape[1], tokens.shape[1])
+            present = present.repeat_interleave(times, dim=0).to(device)
+        frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
+        return SubjectViews(tokens, adapter.keys_values(tokens), text, present, frames)
+
+    def features(self, pixels: Tensor, adapter: RealCustomAdapter) -> ImageFeatures:
+        """Return the features of square pictures `[n, 3, h, w]` in [-1, 1]."""
+        if self.image_encoder is None:
+            return ImageFeatures(latent_features(to_latents(self.vae, pixels)))
+        levels = (pixels + 1) / 2
+        if self.image_encoder_2 is None:
+            return clip_features(levels, self.image_encoder)
+        layers = adapter.config["feature_layers"]
+        return twin_features(
+            levels, self.image_encoder, self.image_encoder_2, siglip_layers=layers["siglip"], dino_layers=layers["dino"]
+        )
+
+    def _present(self, portraits: Sequence[Portrait], features: int, tokens: int) -> Tensor:
+        """Return which tokens `[n, tokens]` show the pictures and not their padding."""
+        cells, side = int(features**0.5), self.reference_side
+        beside = features - cells**2  # a class token, if there is one, is no cell
+        boxes = [fitted_box(portrait.size, side) for portrait in portraits]
+        shown = torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes]))
+        shown = torch.cat([torch.ones(len(shown), beside, dtype=torch.bool), shown], dim=1)
+        return shown.repeat(1, tokens // features)  # shallow tokens lie behind the deep ones
+
+
+def _to(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Return the features that there are, as an adapter takes them."""
+    if features.local is None:
+        return (features.deep.to(dtype),)
+    return features.deep.to(dtype), features.local.to(dtype), [layer.to(dtype) for layer in features.shallow]

@@ -1,0 +1,326 @@
+"""RealCustom on diffusers' own pipelines, beside what else people load onto them."""
+
+from __future__ import annotations
+
+import accelerate
+import diffusers
+import peft
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
+
+from realcustom.attention import cross_attention_layers
+from realcustom.customization import MaskSettings
+from realcustom.errors import InputError, WordNotFound
+from realcustom.pipeline import RealCustomPipeline
+from realcustom.stock_pipelines import (
+    load_realcustom,
+    realcustom_masks,
+    set_realcustom_scale,
+    set_realcustom_subject,
+    unload_realcustom,
+)
+
+PROMPT = "a dog, too"
+NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+NO_MARK = {"add_watermarker": False}
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def noise(size, seed=3):
+    return torch.randn(1, 4, size // 4, size // 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def sd(tiny):
+    return tiny.sd_parts()
+
+
+@pytest.fixture
+def adapter(tiny, sd):
+    return tiny.adapter(sd["unet"])
+
+
+@pytest.fixture
+def pipe(sd):
+    return quiet(diffusers.StableDiffusionPipeline(**sd, **NO_CHECKER))
+
+
+@pytest.fixture(scope="module")
+def subject(tiny):
+    return tiny.subject()
+
+
+def call(pipe, **changes):
+    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", "latents": noise(32)}
+    return pipe(**{"prompt": PROMPT, **arguments, **changes}).images
+
+
+def test_the_call_makes_what_realcustoms_own_pipeline_makes(pipe, sd, adapter, subject):
+    ours = quiet(RealCustomPipeline(**sd, adapter=adapter))
+    expected = ours(PROMPT, subject, "dog", num_inference_steps=3, guidance_scale=4.0, subject_guidance_scale=6.0,
+                    output_type="latent", latents=noise(32))  # fmt: skip
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", subject_guidance_scale=6.0)
+    torch.testing.assert_close(call(pipe), expected.images, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(realcustom_masks(pipe).steps, expected.masks.steps, atol=1e-4, rtol=1e-4)
+
+
+def test_and_so_for_realcustom_plus_plus_on_sdxl(tiny, subject):
+    parts = tiny.sdxl_parts()
+    adapter, encoders = tiny.plus_plus_adapter(parts["unet"]), tiny.image_encoders()
+    pipe = quiet(diffusers.StableDiffusionXLPipeline(**parts, **NO_MARK))
+    ours = quiet(RealCustomPipeline(**parts, adapter=adapter, **encoders))
+    shared = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", "latents": noise(64)}
+    expected = ours(PROMPT, subject, "dog", **shared).images
+    load_realcustom(pipe, adapter, **encoders)
+    set_realcustom_subject(pipe, subject, "dog")
+    torch.testing.assert_close(pipe(PROMPT, **shared).images, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_until_a_subject_is_set_and_after_unloading_the_pictures_are_the_old_ones_bit_for_bit(pipe, adapter, subject):
+    processors = dict(pipe.unet.attn_processors)
+    before = call(pipe)
+    load_realcustom(pipe, adapter)
+    assert torch.equal(call(pipe), before)
+    set_realcustom_subject(pipe, subject, "dog")
+    assert not torch.allclose(call(pipe), before, atol=1e-3)
+    set_realcustom_scale(pipe, 0)
+    assert torch.equal(call(pipe), before)
+    unload_realcustom(pipe)
+    assert torch.equal(call(pipe), before)
+    assert all(pipe.unet.attn_processors[name] is one for name, one in processors.items())
+    assert not pipe.unet._forward_hooks
+    assert not pipe.unet._forward_pre_hooks
+    assert "encode_prompt" not in vars(pipe)
+    with pytest.raises(InputError, match="has no RealCustom adapter"):
+        unload_realcustom(pipe)
+
+
+def test_a_saved_part_is_loaded_by_its_folder(pipe, adapter, subject, tmp_path):
+    adapter.save_pretrained(tmp_path)
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    expected = call(pipe)
+    unload_realcustom(pipe)
+    load_realcustom(pipe, tmp_path)
+    set_realcustom_subject(pipe, subject, "dog")
+    assert torch.equal(call(pipe), expected)
+
+
+def test_every_run_begins_anew_and_several_pictures_are_made(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    first = call(pipe)
+    both = call(
+        pipe,
+        prompt=[PROMPT, "a dog"],
+        num_images_per_prompt=2,
+        latents=torch.cat([noise(32, seed) for seed in range(3, 7)]),
+    )
+    torch.testing.assert_close(both[0], first[0], atol=1e-3, rtol=1e-3)
+    assert realcustom_masks(pipe).steps.shape == (3, 4, 8, 8)
+    assert torch.equal(call(pipe), first)
+
+
+def test_the_word_is_found_in_the_prompt_that_the_call_is_given(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    with pytest.raises(WordNotFound):
+        call(pipe, prompt="a goat")
+
+
+def test_calls_with_prompt_embeds_need_the_prompts(pipe, adapter, subject):
+    states, negative = pipe.encode_prompt(PROMPT, "cpu", 1, True)
+    given = {"prompt": None, "prompt_embeds": states, "negative_prompt_embeds": negative}
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    expected = call(pipe)
+    with pytest.raises(InputError, match="name the prompts in set_realcustom_subject"):
+        call(pipe, **given)
+    set_realcustom_subject(pipe, subject, "dog", prompt=PROMPT)
+    torch.testing.assert_close(call(pipe, **given), expected, atol=1e-4, rtol=1e-4)
+
+
+def customized(pipe, adapter, subject, run):
+    """Return what a call makes with the subject, and without."""
+    load_realcustom(pipe, adapter)
+    plain = run(pipe)
+    set_realcustom_subject(pipe, subject, "dog")
+    return run(pipe), plain
+
+
+def differ(pair):
+    made, plain = pair
+    assert torch.isfinite(made).all()
+    return bool((made.float() - plain.float()).abs().max() > 1e-3)
+
+
+class TestTogether:
+    """What is written in docs/diffusers.md as tested."""
+
+    def test_without_a_negative_pass(self, pipe, adapter, subject):
+        assert differ(customized(pipe, adapter, subject, lambda pipe: call(pipe, guidance_scale=1.0)))
+
+    def test_lcm(self, sd, adapter, subject):
+        parts = {**sd, "scheduler": diffusers.LCMScheduler.from_config(sd["scheduler"].config)}
+        pipe = quiet(diffusers.StableDiffusionPipeline(**parts, **NO_CHECKER))
+
+        def run(pipe):
+            torch.manual_seed(0)
+            return call(pipe, guidance_scale=0.0, num_inference_steps=2)
+
+        assert differ(customized(pipe, adapter, subject, run))
+
+    def test_image_to_image(self, sd, adapter, subject):
+        pipe = quiet(diffusers.StableDiffusionImg2ImgPipeline(**sd, **NO_CHECKER))
+
+        def run(pipe):
+            return pipe(PROMPT, Image.new("RGB", (32, 32), "blue"), strength=0.8, num_inference_steps=4,
+                        generator=torch.Generator().manual_seed(0), output_type="latent").images  # fmt: skip
+
+        assert differ(customized(pipe, adapter, subject, run))
+
+    @pytest.mark.parametrize("channels", [4, 9])
+    def test_inpainting(self, tiny, sd, subject, channels):
+        parts = {**sd, "unet": tiny.unet(in_channels=channels)}
+        pipe = quiet(diffusers.StableDiffusionInpaintPipeline(**parts, **NO_CHECKER))
+
+        def run(pipe):
+            picture, everywhere = Image.new("RGB", (32, 32), "blue"), Image.new("L", (32, 32), 255)
+            return pipe(PROMPT, picture, everywhere, height=32, width=32, num_inference_steps=3,
+                        generator=torch.Generator().manual_seed(0), output_type="latent").images  # fmt: skip
+
+        adapter = tiny.adapter(parts["unet"], latent_channels=4)
+        assert differ(customized(pipe, adapter, subject, run))
+
+    def test_controlnet(self, sd, adapter, subject):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            control = diffusers.ControlNetModel.from_unet(sd["unet"], conditioning_embedding_out_channels=(8, 16, 32))
+            for parameter in control.controlnet_down_blocks.parameters():
+                torch.nn.init.normal_(parameter, std=0.1)
+        pipe = quiet(diffusers.StableDiffusionControlNetPipeline(**sd, controlnet=control, **NO_CHECKER))
+
+        def run(pipe):
+            return pipe(PROMPT, Image.new("RGB", (32, 32), "red"), num_inference_steps=3, latents=noise(32),
+                        output_type="latent", height=32, width=32).images  # fmt: skip
+
+        assert differ(customized(pipe, adapter, subject, run))
+
+    def test_lora_loaded_before_and_after(self, pipe, adapter, subject):
+        plain = call(pipe)
+        pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        with_lora = call(pipe)
+        assert not torch.allclose(with_lora, plain, atol=1e-3)
+        load_realcustom(pipe, adapter)
+        assert torch.equal(call(pipe), with_lora)
+        set_realcustom_subject(pipe, subject, "dog")
+        first = call(pipe)
+        assert not torch.allclose(first, with_lora, atol=1e-3)
+        pipe.unet.disable_adapters()
+        assert not torch.allclose(call(pipe), first, atol=1e-3)
+        pipe.unet.enable_adapters()
+        assert torch.equal(call(pipe), first)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(self, pipe, adapter, subject, dtype):
+        pipe.to(dtype)
+        made, plain = customized(pipe, adapter, subject, lambda pipe: call(pipe, latents=noise(32).to(dtype)))
+        assert made.dtype == dtype
+        assert differ((made, plain))
+
+    def test_compiled(self, pipe, adapter, subject):
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
+        expected = call(pipe)
+        unload_realcustom(pipe)
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
+        torch.testing.assert_close(call(pipe), expected, atol=1e-4, rtol=1e-4)
+        unload_realcustom(pipe)
+
+    @pytest.mark.parametrize("first", ["offload", "load"])
+    def test_a_unet_whose_weights_are_offloaded(self, pipe, adapter, subject, first):
+        """As diffusers' sequential offloading does it, with the processor as the device to compute on."""
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
+        expected = call(pipe)
+        if first == "offload":
+            unload_realcustom(pipe)
+        accelerate.cpu_offload(pipe.unet, torch.device("cpu"))
+        if first == "offload":
+            load_realcustom(pipe, adapter)
+            set_realcustom_subject(pipe, subject, "dog")
+        assert pipe.unet.conv_in.weight.device.type == "meta"
+        assert torch.equal(call(pipe), expected)
+
+    def test_tiled_autoencoder(self, pipe, adapter, subject):
+        pipe.vae.enable_tiling()
+        pipe.vae.enable_slicing()
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
+        assert call(pipe, output_type="np").shape == (1, 32, 32, 3)
+
+
+class TestRefusals:
+    def test_an_adapter_for_another_unet(self, tiny, pipe):
+        with pytest.raises(InputError, match="made for another UNet"):
+            load_realcustom(pipe, tiny.adapter(tiny.unet(block_out_channels=(32, 32), attention_head_dim=2)))
+        assert not pipe.unet._forward_hooks
+
+    def test_twice(self, pipe, adapter):
+        load_realcustom(pipe, adapter)
+        with pytest.raises(InputError, match="call unload_realcustom first"):
+            load_realcustom(pipe, adapter)
+
+    def test_other_processors_afterwards(self, pipe, adapter, subject):
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
+        pipe.unet.set_attn_processor(AttnProcessor2_0())
+        with pytest.raises(InputError, match="other attention processors have replaced RealCustom's"):
+            call(pipe)
+
+    def test_what_is_no_stable_diffusion_pipeline(self, adapter):
+        with pytest.raises(InputError, match="not to a DDPMPipeline"):
+            load_realcustom(
+                diffusers.DDPMPipeline(
+                    diffusers.UNet2DModel(
+                        sample_size=8,
+                        block_out_channels=(32,),
+                        down_block_types=("DownBlock2D",),
+                        up_block_types=("UpBlock2D",),
+                    ),
+                    diffusers.DDPMScheduler(),
+                ),
+                adapter,
+            )
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [(("dog.png", "dog"), "image must be a PIL picture"), ((Image.new("RGB", (9, 9)), " "), "word must be")],
+    )
+    def test_wrong_arguments(self, pipe, adapter, arguments, told):
+        with pytest.raises(InputError, match="call load_realcustom first"):
+            set_realcustom_subject(pipe, *arguments)
+        load_realcustom(pipe, adapter)
+        with pytest.raises(InputError, match=told):
+            set_realcustom_subject(pipe, *arguments)
+        with pytest.raises(InputError, match="scale must be a number"):
+            set_realcustom_scale(pipe, float("nan"))
+
+
+def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=0.5, frozen_after=1))
+    call(pipe)
+    steps = realcustom_masks(pipe).steps
+    assert torch.equal(steps[0], steps[2])
+    assert float((steps[0] > 0).float().mean()) == 0.5
+    assert set(cross_attention_layers(pipe.unet))
