@@ -43,7 +43,7 @@ class Tiny:
         numbers = {word: number for number, word in enumerate(WORDS.split())}
         return transformers.BertTokenizerFast(vocab=numbers, do_lower_case=True, model_max_length=model_max_length)
 
-    def clip_tokenizer(self) -> transformers.CLIPTokenizer:
+    def clip_tokenizer(self, length: int = 16) -> transformers.CLIPTokenizer:
         pieces = [
             "<|startoftext|>",
             "<|endoftext|>",
@@ -53,7 +53,7 @@ class Tiny:
             "dog</w>",
         ]
         numbers = {piece: number for number, piece in enumerate(pieces)}
-        return transformers.CLIPTokenizer(vocab=numbers, merges=[("d", "o"), ("do", "g</w>")], model_max_length=16)
+        return transformers.CLIPTokenizer(vocab=numbers, merges=[("d", "o"), ("do", "g</w>")], model_max_length=length)
 
     def text_encoder(self, *, use_attention_mask: bool = True) -> transformers.BertModel:
         config = transformers.BertConfig(
@@ -101,14 +101,14 @@ class Tiny:
                 torch.nn.init.normal_(layer.weight, std=0.5, generator=generator)
         return adapter
 
-    def clip_text_encoder(self, kind: str = "CLIPTextModel") -> transformers.PreTrainedModel:
+    def clip_text_encoder(self, kind: str = "CLIPTextModel", length: int = 16) -> transformers.PreTrainedModel:
         config = transformers.CLIPTextConfig(
             vocab_size=22, hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-            max_position_embeddings=16, projection_dim=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+            max_position_embeddings=length, projection_dim=32, bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )  # fmt: skip
         return self._fixed(getattr(transformers, kind), config)
 
-    def sdxl_parts(self) -> dict[str, object]:
+    def sdxl_parts(self, length: int = 16) -> dict[str, object]:
         """Components of a base with the structure of Stable Diffusion XL, by their names in diffusers' pipelines."""
         unet = self.unet(
             block_out_channels=(16, 32, 48), down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
@@ -118,19 +118,19 @@ class Tiny:
             sample_size=16,
         )  # fmt: skip
         return {
-            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(),
-            "text_encoder_2": self.clip_text_encoder("CLIPTextModelWithProjection"),
-            "tokenizer": self.clip_tokenizer(), "tokenizer_2": self.clip_tokenizer(), "unet": unet,
+            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(length=length),
+            "text_encoder_2": self.clip_text_encoder("CLIPTextModelWithProjection", length),
+            "tokenizer": self.clip_tokenizer(length), "tokenizer_2": self.clip_tokenizer(length), "unet": unet,
             "scheduler": diffusers.DDIMScheduler(
                 beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
             ),
         }  # fmt: skip
 
-    def sd_parts(self) -> dict[str, object]:
+    def sd_parts(self, length: int = 16) -> dict[str, object]:
         """The same of Stable Diffusion 1.5."""
         return {
-            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(), "tokenizer": self.clip_tokenizer(),
-            "unet": self.unet(), "scheduler": self.sdxl_parts()["scheduler"],
+            "vae": self.autoencoder_kl(), "text_encoder": self.clip_text_encoder(length=length),
+            "tokenizer": self.clip_tokenizer(length), "unet": self.unet(), "scheduler": self.sdxl_parts()["scheduler"],
         }  # fmt: skip
 
     def image_encoders(self) -> dict[str, transformers.PreTrainedModel]:

@@ -110,9 +110,10 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         *,
         token_ratio: float,
         positions: Float[Tensor, "b i 2"] | None = None,
+        more: Sequence[Any] = (),
     ) -> Subject:
         """Return what the UNet's layers attend to, from image features in one go, as training needs it (RC 4-10)."""
-        tokens = self.tokens(features)
+        tokens = self.tokens(features, *more)
         return self.act(
             tokens, self.keys_values(tokens), text, latents, alpha, token_ratio=token_ratio, positions=positions
         )

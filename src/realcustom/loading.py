@@ -237,8 +237,18 @@ def load_part(name: str | Path, dtype: torch.dtype = torch.float32, **hub: Any) 
     parts: dict[str, Any] = {"adapter": load_strictly(RealCustomAdapter, own, dtype)}
     for part in ("image_encoder", "image_encoder_2", "unet"):
         if (folder / part / "config.json").is_file():
-            parts[part] = load_strictly(_class_of(folder / part), folder / part, dtype)
+            parts[part] = load_model(folder / part, dtype)
     return parts
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the model of diffusers or transformers that a folder holds, loaded strictly.
+
+    Raises:
+        InputError: the folder's config names no such model.
+        CheckpointMismatch: tensors are missing, unexpected or of another shape.
+    """
+    return load_strictly(_class_of(folder), folder, dtype)
 
 
 def _class_of(folder: Path) -> Any:
@@ -267,21 +277,6 @@ def require_tokenizer(folder: Path) -> None:
     """
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise InputError(f"{folder} holds no vocabulary ({', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]})")
-
-
-def load_diffusers_model(folder: Path) -> Any:
-    """Return the diffusers model of a folder, of the class that its config names, loaded strictly.
-
-    Raises:
-        InputError: the folder holds no config of a diffusers model.
-        CheckpointMismatch: tensors are missing, unexpected or of another shape.
-    """
-    try:
-        name = json.loads((folder / "config.json").read_text("utf-8"))["_class_name"]
-        component = getattr(importlib.import_module("diffusers"), name)
-    except (OSError, KeyError, AttributeError, ValueError) as error:
-        raise InputError(f"{folder} holds no model of diffusers: {error}") from error
-    return load_strictly(component, folder)
 
 
 def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:

@@ -598,26 +598,32 @@ class RealCustomPipeline(DiffusionPipeline):
         for sentence in (*prompts, *negatives):
             if lost := cut_off(sentence, self.tokenizer):
                 logger.warning("the text encoder reads %d tokens; not read: %r", self.tokenizer.model_max_length, lost)
+        positive, negative = (self.text_states(many, size, compat=compat) for many in (prompts, negatives))
+        if negative_prompt is None and positive.added and self.config.force_zeros_for_empty_prompt and not compat:
+            pooled = torch.zeros_like(negative.added["text_embeds"])
+            negative = TextStates(torch.zeros_like(negative.states), None, {**negative.added, "text_embeds": pooled})
+        return positive, negative
+
+    @torch.no_grad()
+    def text_states(
+        self, prompts: Sequence[str], size: tuple[int, int], *, compat: str | None = None, shortest: bool = False
+    ) -> TextStates:
+        """Return what the UNet is told of prompts.
+
+        Args:
+            prompts: sentences.
+            size: height and width of the pictures, which SDXL is told.
+            compat: see `__call__`.
+            shortest: see `encode_prompts`; SDXL's encoders always read all tokens.
+        """
         if self.text_encoder_2 is None:
-            positive, negative = (
-                encode_prompts(many, self.tokenizer, self.text_encoder) for many in (prompts, negatives)
-            )
-            return positive, negative
+            return encode_prompts(prompts, self.tokenizer, self.text_encoder, shortest=shortest)
         encoders = ((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2))
-        positive, negative = (
-            encode_prompts_twice(many, *encoders, projected=not compat) for many in (prompts, negatives)
-        )
-        if negative_prompt is None and self.config.force_zeros_for_empty_prompt and not compat:
-            nothing = {name: torch.zeros_like(tensor) for name, tensor in negative.added.items()}
-            negative = TextStates(torch.zeros_like(negative.states), None, nothing)
-        height, width = (
-            reversed(size) if compat else size
-        )  # the authors tell the UNet width and height the other way round
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=positive.states.device)
-        return tuple(  # type: ignore[return-value]
-            replace(states, added={**states.added, "time_ids": time_ids.expand(len(prompts), -1)})
-            for states in (positive, negative)
-        )
+        states = encode_prompts_twice(prompts, *encoders, projected=not compat)
+        # The authors tell the UNet width and height the other way round.
+        height, width = reversed(size) if compat else size
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=states.states.device)
+        return replace(states, added={**states.added, "time_ids": time_ids.expand(len(prompts), -1)})
 
     @property
     def side(self) -> int:

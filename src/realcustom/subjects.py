@@ -76,7 +76,7 @@ class SubjectEncoder:
             raise InputError(
                 f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
             )
-        tokens = adapter.tokens(*_to(features, dtype)).repeat_interleave(times, dim=0)
+        tokens = adapter.tokens(*as_arguments(features, dtype)).repeat_interleave(times, dim=0)
         present = None
         if not squashed and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
             present = self._present(portraits, features.deep.shape[1], tokens.shape[1])
@@ -106,7 +106,7 @@ class SubjectEncoder:
         return shown.repeat(1, tokens // features)  # shallow tokens lie behind the deep ones
 
 
-def _to(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
+def as_arguments(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
     """Return the features that there are, as an adapter takes them."""
     if features.local is None:
         return (features.deep.to(dtype),)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from diffusers import AutoencoderDC
 from PIL import Image
 
 from realcustom.apps.cli import main
 from realcustom.data.stickers.drawings import Drawing, DrawingStore
+from realcustom.loading import load_model, load_part
+from realcustom.pipeline import RealCustomPipeline
 
 TRAINING = {
     "max_train_steps": 2, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 1, "logging_steps": 1,
     "dataloader_num_workers": 0, "mixed_precision": "no",
 }  # fmt: skip
+NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 NOISE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False}
 
 
@@ -164,3 +170,48 @@ def test_missing_drawings_are_named_with_the_command_that_makes_them(home, capsy
     data = {"source": "stickers", "folder": str(home / "absent")}
     assert train(home, "autoencoder", output_dir=str(home / "none"), autoencoder={}, data=data) == 2
     assert f"realcustom data stickers {home / 'absent'}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def bases(tiny, home):
+    """Folders of bases like Stable Diffusion 1.5 and XL, and of image encoders."""
+    parts = {"sd": tiny.sd_parts(length=77), "xl": tiny.sdxl_parts(length=77)}
+    kinds = {
+        "sd": ("StableDiffusionPipeline", NO_CHECKER),
+        "xl": ("StableDiffusionXLPipeline", {"add_watermarker": False}),
+    }
+    for name, (kind, more) in kinds.items():
+        getattr(diffusers, kind)(**parts[name], **more).save_pretrained(home / name)
+    clip = transformers.CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7
+    )
+    tiny._fixed(transformers.CLIPVisionModel, clip).save_pretrained(home / "clip")
+    for name, encoder in tiny.image_encoders().items():
+        encoder.save_pretrained(home / name)
+    return home
+
+
+@pytest.mark.parametrize("family", ["sd", "xl"])
+def test_adapters_for_other_bases_are_trained_and_used(bases, family):
+    """The paper's on Stable Diffusion 1.5, with a CLIP encoder; RealCustom++'s on SDXL."""
+    recipe = {
+        "sd": {
+            "image_encoder": str(bases / "clip"), "adapter": {"feature_dim": 24, "token_dim": 24, "scoring_dim": 8},
+        },
+        "xl": {
+            "image_encoder": str(bases / "image_encoder"), "image_encoder_2": str(bases / "image_encoder_2"),
+            "adapter": {
+                "feature_dim": 48, "token_dim": 64, "scoring_dim": 0, "cross_scale": {"head_dim": 16, "shallow": True},
+                "feature_layers": {"siglip": [0, 1], "dino": [1, 2]},
+            },
+        },
+    }[family]  # fmt: skip
+    output = bases / f"adapter-{family}"
+    assert train(bases, "adapter", output_dir=str(output), base=str(bases / family), drawn_examples=2, **recipe) == 0
+    trained = load_part(output / "export")["adapter"]
+    assert any(bool(layer.weight.any()) for layer in trained.to_v.values())
+    encoders = {name: load_model(Path(recipe[name])) for name in ("image_encoder", "image_encoder_2") if name in recipe}
+    pipeline = RealCustomPipeline.from_pretrained(bases / family, adapter=output / "export", **encoders)
+    made = pipeline("a dog", Image.new("RGB", (9, 9), "red"), "dog", num_inference_steps=2)
+    assert made.images[0].size[0] == pipeline.side
+    assert made.report.words[0].text == "dog"

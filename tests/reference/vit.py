@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 Weights = dict[str, np.ndarray]
 
@@ -66,3 +67,26 @@ def layers(picture: np.ndarray, weights: Weights, heads: int, *, tanh: bool) -> 
         x = x + scales[1] * linear(hidden, weights, f"{name}.mlp.fc2")
         outputs.append(x[beside:])
     return outputs
+
+
+def timm_state(
+    *, hidden: int, depth: int, patch: int, grid: int, dino: bool, prefix: str = ""
+) -> dict[str, torch.Tensor]:
+    """Return the state dict of a vision transformer as timm names its tensors, with random numbers."""
+    shapes = {"patch_embed.proj.weight": (hidden, 3, patch, patch), "patch_embed.proj.bias": (hidden,)}
+    shapes |= {"pos_embed": (1, grid * grid, hidden), "norm.weight": (hidden,), "norm.bias": (hidden,)}
+    for block in range(depth):
+        name = f"blocks.{block}"
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{name}.{norm}.weight": (hidden,), f"{name}.{norm}.bias": (hidden,)}
+        for layer, (out, into) in {
+            "attn.qkv": (3 * hidden, hidden), "attn.proj": (hidden, hidden), "mlp.fc1": (2 * hidden, hidden),
+            "mlp.fc2": (hidden, 2 * hidden),
+        }.items():  # fmt: skip
+            shapes |= {f"{name}.{layer}.weight": (out, into), f"{name}.{layer}.bias": (out,)}
+        if dino:
+            shapes |= {f"{name}.ls1.gamma": (hidden,), f"{name}.ls2.gamma": (hidden,)}
+    if dino:
+        shapes |= {"cls_token": (1, 1, hidden), "reg_token": (1, 4, hidden)}
+    generator = torch.Generator().manual_seed(0)
+    return {f"{prefix}{key}": 0.3 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}

@@ -14,40 +14,17 @@ from reference import vit
 CONFIG = about("unet")["config"]
 
 
-def timm_state(
-    *, hidden: int, depth: int, patch: int, grid: int, dino: bool, prefix: str = ""
-) -> dict[str, torch.Tensor]:
-    """Return the state dict of a vision transformer as timm names its tensors, with random numbers."""
-    shapes = {"patch_embed.proj.weight": (hidden, 3, patch, patch), "patch_embed.proj.bias": (hidden,)}
-    shapes |= {"pos_embed": (1, grid * grid, hidden), "norm.weight": (hidden,), "norm.bias": (hidden,)}
-    for block in range(depth):
-        name = f"blocks.{block}"
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{name}.{norm}.weight": (hidden,), f"{name}.{norm}.bias": (hidden,)}
-        for layer, (out, into) in {
-            "attn.qkv": (3 * hidden, hidden), "attn.proj": (hidden, hidden), "mlp.fc1": (2 * hidden, hidden),
-            "mlp.fc2": (hidden, 2 * hidden),
-        }.items():  # fmt: skip
-            shapes |= {f"{name}.{layer}.weight": (out, into), f"{name}.{layer}.bias": (out,)}
-        if dino:
-            shapes |= {f"{name}.ls1.gamma": (hidden,), f"{name}.ls2.gamma": (hidden,)}
-    if dino:
-        shapes |= {"cls_token": (1, 1, hidden), "reg_token": (1, 4, hidden)}
-    generator = torch.Generator().manual_seed(0)
-    return {f"{prefix}{key}": 0.3 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-
-
 @pytest.fixture(scope="module")
 def siglip_state():
     """As open_clip's file has it: beside a text tower and a pooling head."""
-    state = timm_state(hidden=24, depth=3, patch=7, grid=4, dino=False, prefix="visual.trunk.")
+    state = vit.timm_state(hidden=24, depth=3, patch=7, grid=4, dino=False, prefix="visual.trunk.")
     more = ("visual.trunk.attn_pool.latent", "text.token_embedding.weight", "logit_scale", "logit_bias")
     return {**state, **{key: torch.zeros(2) for key in more}}
 
 
 @pytest.fixture(scope="module")
 def dino_state():
-    return timm_state(hidden=24, depth=3, patch=7, grid=4, dino=True)
+    return vit.timm_state(hidden=24, depth=3, patch=7, grid=4, dino=True)
 
 
 @pytest.fixture(scope="module")

@@ -24,14 +24,14 @@ from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
 from realcustom.latents import to_latents
-from realcustom.loading import construct, load_strictly
+from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import area_mask
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import place_tokens
-from realcustom.projector import latent_features
-from realcustom.prompts import TextStates, encode_prompts
+from realcustom.prompts import TextStates
+from realcustom.subjects import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
@@ -44,7 +44,11 @@ class AdapterRecipe(Options):
     data: DataOptions
     training: TrainingOptions
     base: Path
-    """Folder of the text-to-image model in diffusers' layout."""
+    """Folder of the text-to-image model in diffusers' layout, or its hub id."""
+    image_encoder: Path | None = None
+    """Folder of a CLIP or SigLIP image encoder of transformers; the base's own autoencoder sees the subject if null."""
+    image_encoder_2: Path | None = None
+    """Folder of a DINOv2 with registers, beside SigLIP."""
     adapter: dict[str, Any] = {}
     """Arguments of `RealCustomAdapter` that do not follow from the base; not read if there is an adapter to start from."""
     initial_adapter: Path | None = None
@@ -82,9 +86,19 @@ class Reference:
     """The subjects of a batch, as an adapter takes them."""
 
     features: Float[Tensor, "b i c_f"]
-    positions: Float[Tensor, "b i 2"]
-    """Where the tokens lie in the pictures to be made."""
+    positions: Float[Tensor, "b i 2"] | None
+    """Where the tokens lie in the pictures to be made; None for an adapter that does not place them."""
     token_ratio: float
+    more: tuple[Any, ...] = ()
+    """Features of other layers and scales, as `RealCustomAdapter.tokens` takes them."""
+
+    def of_others(self) -> Reference:
+        """Return each subject in the place of the next one."""
+        more = tuple(
+            [one.roll(1, dims=0) for one in many] if isinstance(many, list) else many.roll(1, dims=0)
+            for many in self.more
+        )
+        return replace(self, features=self.features.roll(1, dims=0), more=more)
 
 
 class CustomizedUNet(nn.Module):
@@ -117,10 +131,13 @@ def predict(
         if reference is not None:
             subject = adapter(
                 reference.features, text, noisy.noisy, noisy.alpha,
-                token_ratio=reference.token_ratio, positions=reference.positions,
+                token_ratio=reference.token_ratio, positions=reference.positions, more=reference.more,
             )  # fmt: skip
             tap.subjects = [subject]
-        return unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+        return unet(
+            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
+            added_cond_kwargs=dict(text.added) or None,
+        ).sample  # fmt: skip
 
 
 Trained = TypeVar("Trained", bound=nn.Module)
@@ -135,9 +152,15 @@ class _ReferenceObjective(ABC, Generic[Trained]):
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.base = RealCustomPipeline.from_pretrained(recipe.base)
-        for part in (self.base.vae, self.base.text_encoder, self.base.unet):
-            part.requires_grad_(False)
+        encoders = {
+            name: load_model(path)
+            for name, path in (("image_encoder", recipe.image_encoder), ("image_encoder_2", recipe.image_encoder_2))
+            if path is not None
+        }
+        self.base = RealCustomPipeline.from_pretrained(recipe.base, adapter=None, **encoders)
+        for part in self.base.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False)
         self.scheduler = DDPMScheduler.from_config(self.base.scheduler.config)
         self.adapter = (
             load_strictly(RealCustomAdapter, recipe.initial_adapter)
@@ -154,7 +177,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
                 "subject_weight needs a source that knows where its subjects are: stickers; take 1 for folders"
             )
         self._scoring_gradients: dict[str, float] = {}
-        for name, parameter in self.adapter.scoring.named_parameters():
+        for name, parameter in self.adapter.scoring.named_parameters() if self.adapter.scoring else ():
             parameter.register_post_accumulate_grad_hook(self._watch(name))
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
 
@@ -164,16 +187,16 @@ class _ReferenceObjective(ABC, Generic[Trained]):
 
     def parameter_groups(self) -> list[dict]:
         """Return the scoring module with its own rate, and everything else that is trained."""
-        scoring = list(self.adapter.scoring.parameters())
+        scoring = list(self.adapter.scoring.parameters()) if self.adapter.scoring else []
         known = {id(parameter) for parameter in scoring}
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
-        return [{"params": others}, {"params": scoring, "scale": self.recipe.scoring_rate}]
+        return [{"params": others}, *([{"params": scoring, "scale": self.recipe.scoring_rate}] if scoring else [])]
 
     def loss(self, model: Trained, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the error at random noise levels, each picture conditioned on its reference if the batch has any."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
-        text = encode_prompts(captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
+        text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         latents = self.encode(batch.pixels)
@@ -205,10 +228,15 @@ class _ReferenceObjective(ABC, Generic[Trained]):
 
     def reference(self, pictures: Tensor, frames: Tensor, token_ratio: float) -> Reference:
         """Return pictures `[b, 3, h, w]` of subjects, and their frames `[b, 2, 3]`, as an adapter takes them."""
-        features = latent_features(self.encode(pictures))
-        side = round(features.shape[1] ** 0.5)
-        frames = frames.to(features)
-        return Reference(features, place_tokens(side, frames[:, 1], frames[:, 0]), token_ratio)
+        encoder = self.base.subject_encoder
+        with torch.no_grad():
+            seen = encoder.features(pictures.to(self.base.unet.device), self.adapter)
+        features, *more = as_arguments(seen, torch.float32)
+        positions = None
+        if self.adapter.log_precisions:
+            frames = frames.to(features)
+            positions = place_tokens(round(features.shape[1] ** 0.5), frames[:, 1], frames[:, 0])
+        return Reference(features, positions, token_ratio, tuple(more))
 
     @abstractmethod
     def predict(self, model: Trained, noisy: NoisyBatch, text: TextStates, reference: Reference | None) -> Tensor:
@@ -231,8 +259,8 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         """
         batch, figures = self.held_out, dict[str, float]()
         latents, right = self.encode(batch.pixels), self.reference(batch.references, batch.frames, 0.8)
-        wrong = replace(right, features=right.features.roll(1, dims=0))
-        text = encode_prompts(batch.captions, self.base.tokenizer, self.base.text_encoder, shortest=True)
+        wrong = right.of_others()
+        text = self.base.text_states(batch.captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
         layers = self.base.config.mask_layers
         columns, unet = noun_columns(batch, self.base.tokenizer, text), self.pipeline(model).unet
         for step, noisy in measured_noise(latents, self.scheduler):

@@ -13,11 +13,11 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from realcustom.attention import attached
+from realcustom.attention import attached, attention_grid
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.latents import to_latents
-from realcustom.loading import construct, load_diffusers_model, load_strictly
+from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import aggregate, area_mask, chance_of_overlap, influence_scope, overlap
 from realcustom.options import Options
 from realcustom.pictures import sheet
@@ -65,7 +65,7 @@ class BaseObjective:
 
     def __init__(self, recipe: BaseRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
-        self.autoencoder = load_diffusers_model(recipe.autoencoder).requires_grad_(False)
+        self.autoencoder = load_model(recipe.autoencoder).requires_grad_(False)
         self.text_encoder = load_strictly(transformers.AutoModel, recipe.text / "text_encoder").requires_grad_(False)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
         self.sampler = construct(DDIMScheduler, recipe.scheduler, "scheduler")
@@ -172,13 +172,16 @@ def measure_text_only(
     with attached(unet) as tap:
         tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
         tap.watched = mask_layers
-        prediction = unet(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
+        prediction = unet(
+            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
+            added_cond_kwargs=dict(text.added) or None,
+        ).sample  # fmt: skip
     errors = sample_errors(prediction, noisy)
     figures = {f"error/{step}": float(errors.mean())}
     if batch.regions is not None:
-        relevance = aggregate(list(tap.maps.values()), size=tap.latent_size)
+        relevance = aggregate(list(tap.maps.values()), size=attention_grid(unet, tap.latent_size))
         figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
-        figures["localisation/chance"] = chance(batch.regions, tap.latent_size)
+        figures["localisation/chance"] = chance(batch.regions, (relevance.shape[1], relevance.shape[2]))
         found, true = frame_of(influence_scope(relevance, mask_scope=FRAME_SCOPE)).cpu(), batch.frames[:, 0]
         sizes = (found[:, 2] / true[:, 2]).log()
         figures[f"frame_centre/{step}"] = float((found[:, :2] - true[:, :2]).square().mean().sqrt())
