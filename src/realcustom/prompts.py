@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,10 +33,50 @@ _WORD = re.compile(r"\w[\w'-]*")
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """Match the word or phrase as whole words, in singular or plural, whatever the case and spacing."""
-    *first, last = (re.escape(part) for part in word.split())
-    plural = f"(?:{last}(?:e?s)?|{last[:-1]}ies)" if last.endswith("y") else f"{last}(?:e?s)?"
+    """Match the word or phrase as whole words, in singular or plural, whatever the case and spacing.
+
+    What is searched must be composed, as `_Letters.text` is.
+    """
+    *first, last = (re.escape(part) for part in unicodedata.normalize("NFC", word).split())
+    plural = f"(?:{last}(?:e?s)?|{last[:-1]}ies)" if last.lower().endswith("y") else f"{last}(?:e?s)?"
     return re.compile(r"(?<!\w)" + r"\s+".join([*first, plural]) + r"(?!\w)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """A prompt with its letters composed, so that an accent that was written as a letter of its own makes no other word."""
+
+    text: str
+    places: Sequence[tuple[int, int]]
+    """Where in the prompt as it was given each of the text's letters begins and ends, with all its accents."""
+
+    @classmethod
+    def of(cls, prompt: str) -> _Letters:
+        """Compose a prompt."""
+        starts = [place for place in range(len(prompt)) if not _joins(prompt, place)]
+        text, places = "", []
+        for start, end in pairwise([*starts, len(prompt)]):
+            composed = unicodedata.normalize("NFC", prompt[start:end])
+            places += [(start, end)] * len(composed)
+            text += composed
+        return cls(text, places)
+
+    def span(self, match: re.Match[str]) -> tuple[int, int, int]:
+        """Return where in the prompt a match begins, where its last letter begins, and where it ends."""
+        last, end = self.places[match.end() - 1]
+        return self.places[match.start()][0], last, end
+
+
+def _joins(prompt: str, place: int) -> bool:
+    """Return whether a letter becomes one with those before it when it is composed."""
+    letter = prompt[place]
+    if place == 0 or letter.isascii():
+        return False
+    if unicodedata.combining(letter):
+        return True
+    before = prompt[max(place - 2, 0) : place]  # in Hangul, letters that are no accents join, up to three of them
+    apart = "".join(unicodedata.normalize("NFC", part) for part in (before, letter))
+    return unicodedata.normalize("NFC", before + letter) != apart
 
 
 def find_word(
@@ -44,7 +86,7 @@ def find_word(
 
     Args:
         prompt: the sentence.
-        word: a word or phrase of it; case and plural do not matter, parts of words do not count.
+        word: a word or phrase of it; case, plural and how accents are encoded do not matter, parts of words do not count.
         tokenizer: a fast tokenizer; its `model_max_length` says what the text encoder reads.
         occurrence: which one to take if the prompt says the word more than once, counted from 1.
 
@@ -60,10 +102,13 @@ def find_word(
     """
     if not word.strip():
         raise InputError("subject_word is empty; give the word of the prompt that stands for the subject")
-    found = list(_pattern(word.strip()).finditer(prompt))
+    letters = _Letters.of(prompt)
+    found = list(_pattern(word.strip()).finditer(letters.text))
     if not found:
-        spoken = list(dict.fromkeys(_WORD.findall(prompt)))
-        hint = did_you_mean(word, spoken) or (f" Its words are: {', '.join(spoken)}." if spoken else "")
+        spoken = list(dict.fromkeys(_WORD.findall(letters.text)))
+        hint = did_you_mean(unicodedata.normalize("NFC", word), spoken) or (
+            f" Its words are: {', '.join(spoken)}." if spoken else ""
+        )
         raise WordNotFound(f"the prompt {prompt!r} does not say {word!r}.{hint}")
     if occurrence is None and len(found) > 1:
         raise WordAmbiguous(
@@ -71,31 +116,34 @@ def find_word(
         )
     if occurrence is not None and not 1 <= occurrence <= len(found):
         raise InputError(f"occurrence must be from 1 to {len(found)} for {word!r} in {prompt!r}, but is {occurrence}")
-    match = found[(occurrence or 1) - 1]
+    begin, last, finish = letters.span(found[(occurrence or 1) - 1])
+    said = prompt[begin:finish]
     encoded = tokenizer(
         prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True, verbose=False
     )
     tokens = tuple(
         position
         for position, (start, end) in enumerate(encoded["offset_mapping"])
-        if start < match.end() and end > match.start() and end > start
+        if start < finish and end > begin and end > start
     )
-    whole = bool(tokens) and encoded["offset_mapping"][tokens[-1]][1] >= match.end()
+    whole = bool(tokens) and encoded["offset_mapping"][tokens[-1]][1] > last  # tokenizers may drop an accent
     if not whole:
         raise WordTruncated(
-            f"{match.group()!r} lies beyond the {tokenizer.model_max_length} tokens that the text encoder reads; "
+            f"{said!r} lies beyond the {tokenizer.model_max_length} tokens that the text encoder reads; "
             f"shorten the prompt or move the word forward"
         )
     pieces = tokenizer.convert_ids_to_tokens([encoded["input_ids"][position] for position in tokens])
     if tokenizer.unk_token and all(piece == tokenizer.unk_token for piece in pieces):
-        raise WordUnknown(f"the text encoder does not know {match.group()!r}; take a more common word for the subject")
-    return TargetWord(match.group(), match.start(), tokens, tuple(pieces))
+        raise WordUnknown(f"the text encoder does not know {said!r}; take a more common word for the subject")
+    return TargetWord(said, begin, tokens, tuple(pieces))
 
 
 def cut_off(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the end of a prompt that the text encoder does not read; "" if it reads it all."""
     read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
-    return prompt[max(end for _, end in read["offset_mapping"]) :].strip()
+    last = max(end for _, end in read["offset_mapping"])
+    ends = [end for _, end in _Letters.of(prompt).places]
+    return prompt[min((end for end in ends if end >= last), default=last) if last else 0 :].strip()
 
 
 @dataclass(frozen=True)
@@ -121,14 +169,15 @@ def spoken_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[Spoken
         prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True, verbose=False
     )
     spans = list(zip(encoded["offset_mapping"], tokenizer.convert_ids_to_tokens(encoded["input_ids"]), strict=True))
-    words = []
-    for match in _WORD.finditer(prompt):
-        own = [(span, piece) for span, piece in spans if span[0] < match.end() and match.start() < span[1] > span[0]]
-        read = bool(own) and own[-1][0][1] >= match.end()
-        alike = [found.start() for found in _pattern(match.group()).finditer(prompt)]
+    words, letters = [], _Letters.of(prompt)
+    for match in _WORD.finditer(letters.text):
+        begin, last, finish = letters.span(match)
+        own = [(span, piece) for span, piece in spans if span[0] < finish and begin < span[1] > span[0]]
+        read = bool(own) and own[-1][0][1] > last
+        alike = [found.start() for found in _pattern(match.group()).finditer(letters.text)]
         pieces = tuple(piece for _, piece in own)
         occurrence = alike.index(match.start()) + 1
-        words.append(SpokenWord(match.group(), match.start(), pieces, read, occurrence, len(alike)))
+        words.append(SpokenWord(prompt[begin:finish], begin, pieces, read, occurrence, len(alike)))
     return words
 
 
@@ -226,9 +275,8 @@ def encode_prompts_twice(
         states.append(output.hidden_states[-2])
         pooled = output.text_embeds if hasattr(output, "text_embeds") else None
         if not projected:
-            end = ids.to(torch.int).argmax(dim=-1)  # the end of the text has the highest number
-            normed = output.last_hidden_state
-            pooled = normed[torch.arange(len(ids), device=ids.device), end]
+            ends = (ids == tokenizer.eos_token_id).int().argmax(dim=-1)
+            pooled = output.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
     if pooled is None:
         raise InputError(
             "the second text encoder has no projected text embedding; it must be a CLIPTextModelWithProjection"

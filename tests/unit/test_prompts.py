@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 import torch
 
 from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated
-from realcustom.prompts import encode_prompts, find_word, spoken_words, word_columns
+from realcustom.prompts import cut_off, encode_prompts, find_word, spoken_words, word_columns
 
 
 @pytest.fixture
@@ -22,6 +24,8 @@ def bert(tiny):
         ("two dogs", "dog", "dogs", ["dog", "##s"]),
         ("two buses at the beach", "bus", "buses", ["bus", "##es"]),
         ("puppies, robots", "puppy", "puppies", ["pupp", "##ies"]),
+        ("puppies, robots", "PUPPY", "puppies", ["pupp", "##ies"]),
+        ("PUPPIES, robots", "Puppy", "PUPPIES", ["pupp", "##ies"]),
         ("toys", "toy", "toys", ["toy", "##s"]),
         ("red ice  cream", "ice cream", "ice  cream", ["ice", "cream"]),
         ("red ice cream", "ice \t cream", "ice cream", ["ice", "cream"]),
@@ -147,3 +151,36 @@ class TestSpokenWords:
         found = spoken_words("a dog and a puppy", tiny.tokenizer(model_max_length=7))
         assert [(word.text, word.read) for word in found if not word.read] == [("puppy", False)]
         assert spoken_words("", tiny.tokenizer()) == []
+
+
+class TestAccents:
+    """Letters with accents, composed or not, are the same ones."""
+
+    @pytest.mark.parametrize("prompt_form", ["NFC", "NFD"])
+    @pytest.mark.parametrize("word_form", ["NFC", "NFD"])
+    def test_the_word_is_found(self, bert, prompt_form, word_form):
+        prompt = unicodedata.normalize(prompt_form, "a r\xe9d d\xf3g\u0327, on snow")
+        said = unicodedata.normalize(prompt_form, "d\xf3g\u0327")
+        found = find_word(prompt, unicodedata.normalize(word_form, "d\xf3g\u0327"), bert)
+        assert (found.text, found.start, found.tokens) == (said, prompt.index(said), (3,))
+
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    def test_a_word_without_them_is_another_one(self, bert, form):
+        with pytest.raises(WordNotFound):
+            find_word(unicodedata.normalize(form, "a dog\xe9 and a do\u0121"), "dog", bert)
+
+    @pytest.mark.parametrize(
+        "text", ["a d\xf3\u0121, the d\xf3\u0121", "a \ud55c\uae00 dog", "\u212b dog", "dog\u0301\u0301 dog"]
+    )
+    def test_the_words_of_a_prompt_are_the_same(self, bert, text):
+        composed, apart = (spoken_words(unicodedata.normalize(form, text), bert) for form in ("NFC", "NFD"))
+        assert [(one.pieces, one.read, one.occurrence, one.occurrences) for one in composed] == [
+            (one.pieces, one.read, one.occurrence, one.occurrences) for one in apart
+        ]
+        assert [unicodedata.normalize("NFC", one.text) for one in apart] == [one.text for one in composed]
+
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    @pytest.mark.parametrize("end", [" ", "", " and a c\xe3t"])
+    def test_no_letter_is_cut_in_two(self, tiny, form, end):
+        prompt = unicodedata.normalize(form, f"a red d\xf3\u0121{end}")
+        assert cut_off(prompt, tiny.tokenizer(model_max_length=5)) == unicodedata.normalize(form, end).strip()
