@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -52,8 +53,12 @@ class CheckpointMismatch(InputError):
 
 
 def in_one_line(message: object) -> str:
-    """Return a message without what would move a terminal's cursor: foreign names and texts may hold anything."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(message))
+    """Return a message without what would move a terminal's cursor: foreign names and texts may hold anything.
+
+    Lines follow each other with a blank between; of all else that cannot be shown, the escape is.
+    """
+    line = re.sub(r"\s*\n\s*", " ", str(message).strip())
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ from realcustom.errors import InputError, did_you_mean
 EMBEDDED = ("stickers",)
 """Models that ship inside the package."""
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
 INDEX, CARD = "model_index.json", "README.md"
 PIPELINE = "RealCustomPipeline"
 """What the index of a model of this package says that it is."""
@@ -89,10 +91,15 @@ def locate(name: str) -> Place:
         index = None
     if isinstance(index, str):
         return Place(name, "hub", Path(index).parent)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name, re.ASCII):
-        hint = did_you_mean(name, EMBEDDED)
+    if not _HUB_ID.fullmatch(name):
+        hint = did_you_mean(name.lower(), EMBEDDED)
         raise InputError(f"there is no embedded model and no folder {name!r}, nor is it a hub id (owner/name).{hint}")
     return Place(name, "hub", Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model"))
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name can only mean a model of the hub: owner/name, and nothing of that name lies here."""
+    return bool(_HUB_ID.fullmatch(name)) and not os.path.lexists(name)
 
 
 def cached_places() -> list[Place]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,6 +42,9 @@ SCHEDULERS = {
 _PER_PICTURE = ("seed", "subject_scale")
 """Settings in which the pictures of one call may differ."""
 
+_LARGEST_SCALE = 1000.0
+"""Of a subject, as the pipeline has it."""
+
 
 @dataclass(frozen=True)
 class Painting:
@@ -65,6 +70,7 @@ class Painter:
         self.name = place.folder.resolve().name if place.kind == "folder" else place.name  # a picture tells no path
         self.weights = model_hash(pipeline)
         self._own_scheduler = pipeline.scheduler
+        self._rehearsed: set[tuple[str, int]] = set()
 
     @classmethod
     def load(
@@ -131,6 +137,15 @@ class Painter:
         take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
         numbers = {"height", "width", "num_inference_steps", "guidance_scale", "subject_guidance_scale"}
         self.pipeline.check_numbers(**settings.model_dump(include={*numbers, "mask_scope", "token_ratio"}))
+        if not abs(settings.subject_scale) <= _LARGEST_SCALE:
+            raise InputError(
+                f"subject_scale must be a number from -{_LARGEST_SCALE:g} to {_LARGEST_SCALE:g}, but is "
+                f"{settings.subject_scale}"
+            )
+        sampler = (settings.scheduler, settings.num_inference_steps)
+        if sampler not in self._rehearsed:
+            rehearse(self.pipeline, settings.num_inference_steps)
+            self._rehearsed.add(sampler)
         find_word(settings.prompt, settings.subject_word, self.pipeline.tokenizer, occurrence=settings.occurrence)
 
     def paint(
@@ -189,22 +204,74 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
     """Return a diffusers scheduler by its short or class name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none of that name, or it needs a package that is not installed.
     """
     if not isinstance(name, str):
         raise InputError(f"scheduler must be a name, but is {name!r}")
     found = getattr(diffusers, SCHEDULERS.get(name.lower(), name), None)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+    if name.endswith("Scheduler") and (absent := _absent_packages(found)):
+        raise InputError(
+            f"the scheduler {name} needs a package that is not installed; install it with: pip install {' '.join(absent)}"
+        )
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin) and hasattr(found, "from_config")):
         hint = did_you_mean(name.lower(), list(SCHEDULERS)) or f" Known: {', '.join(SCHEDULERS)}."
         raise InputError(f"there is no scheduler {name!r}.{hint}")
     return found
 
 
+def _absent_packages(found: object) -> list[str]:
+    """Return which packages must be installed to turn what stands in diffusers for a class into the class itself."""
+    return [name for name in getattr(found, "_backends", ()) if importlib.util.find_spec(name) is None]
+
+
 def take_scheduler(pipeline: RealCustomPipeline, name: str | None, own: SchedulerMixin | None = None) -> None:
-    """Let a pipeline sample by another scheduler on its noise schedule; by its own if that is the one, or none is named."""
+    """Let a pipeline sample by another scheduler on its noise schedule; by its own if that is the one, or none is named.
+
+    Raises:
+        InputError: there is no such scheduler, or it cannot be built from that schedule.
+    """
     own = own or pipeline.scheduler
     kind = type(own) if name is None else scheduler_class(name)
-    pipeline.scheduler = own if kind is type(own) else kind.from_config(own.config)
+    try:
+        pipeline.scheduler = own if kind is type(own) else kind.from_config(own.config)
+    except Exception as error:  # other kinds of models have schedulers of other arguments
+        raise InputError(
+            f"the scheduler {kind.__name__} cannot be built from this model's noise schedule ({error}); take another one"
+        ) from error
+
+
+def rehearse(pipeline: RealCustomPipeline, num_inference_steps: int) -> None:
+    """Let a pipeline's scheduler take all its steps with nothing to sample, so that what it cannot do is known before.
+
+    Raises:
+        InputError: it cannot take that many, or has no numbers for them.
+    """
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    name = type(scheduler).__name__
+    try:
+        finite = _sample_nothing(scheduler, num_inference_steps, pipeline.prepare_extra_step_kwargs)
+    except Exception as error:  # those of other kinds of models fail each in its own way, PNDM with too few steps
+        raise InputError(
+            f"{name} cannot take num_inference_steps {num_inference_steps} on this model ({type(error).__name__}: {error}); "
+            f"take another number or another scheduler"
+        ) from error
+    if not finite:
+        raise InputError(
+            f"{name} has no finite timesteps for num_inference_steps {num_inference_steps} on this model; take another "
+            f"number or another scheduler"
+        )
+
+
+def _sample_nothing(scheduler: Any, steps: int, step_options: Callable[..., dict[str, Any]]) -> bool:
+    """Return whether all of a scheduler's timesteps, and what it makes of no prediction, are finite."""
+    scheduler.set_timesteps(steps, device="cpu")
+    latents = torch.ones(1, 4, 2, 2) * scheduler.init_noise_sigma
+    options = step_options([torch.Generator()], 0.0)
+    for timestep in scheduler.timesteps:
+        scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(torch.zeros_like(latents), timestep, latents, **options, return_dict=False)[0]
+    numbers = torch.cat([latents.flatten().double(), torch.as_tensor(scheduler.timesteps).double()])
+    return bool(torch.isfinite(numbers).all())
 
 
 def best_device() -> str:

@@ -56,25 +56,26 @@ def as_seen(picture: Image.Image) -> Image.Image:
     Raises:
         InputError: it is not whole, has more than `MAX_PIXELS`, or its levels have no known scale.
     """
-    _refuse_huge("the picture", picture.width * picture.height)
+    name = _name_of(picture)
+    _refuse_huge(name, picture.width * picture.height)
     with _silent():
         try:
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         except Exception as error:  # a decoder of foreign bytes may raise anything, and this one may not have run yet
-            raise InputError(f"the picture cannot be read: {_in_one_line(error)}") from error
+            raise InputError(f"{name} cannot be read: {_in_one_line(error)}") from error
         if 0 in upright.size:
-            raise InputError(f"the picture is empty: {upright.width} x {upright.height} pixels")
+            raise InputError(f"{name} is empty: {upright.width} x {upright.height} pixels")
         if upright.mode.startswith("I;16"):
             return Image.fromarray((np.asarray(upright, np.float32) / 257).round().astype(np.uint8))
         if upright.mode in ("I", "F"):
             raise InputError(
-                f"the picture's levels (mode {upright.mode}) have no known scale; save it with 8 bits a channel"
+                f"{name} cannot be used: its levels (mode {upright.mode}) have no known scale; save it with 8 bits a channel"
             )
         try:
             return upright.convert(_shown_mode(upright))
         except Exception as error:  # what a file says of its palette or its transparency need not fit its pixels
-            raise InputError(f"the picture cannot be read: {_in_one_line(error)}") from error
+            raise InputError(f"{name} cannot be read: {_in_one_line(error)}") from error
 
 
 def _shown_mode(picture: Image.Image) -> str:
@@ -100,9 +101,16 @@ def _decoded(stream: BinaryIO, path: Path) -> Image.Image:
         except Exception as error:  # a decoder of foreign bytes may raise anything
             raise InputError(f"{_named(path)} cannot be read as a picture: {_in_one_line(error)}") from error
         first = picture.copy() if picture.format == "GIF" else picture  # looking for a second one loses the first
+        first.filename = str(path)  # type: ignore[attr-defined]  # as of one that Pillow has opened by its name
         if picture.format != "MPO" and _holds_several(picture):  # a telephone's MPO holds one, and how deep it is
             logger.warning("%s holds more than one picture; its first one is taken", _named(path))
     return first
+
+
+def _name_of(picture: Image.Image) -> str:
+    """Return how messages call a picture: by its file, if it is known."""
+    path = getattr(picture, "filename", "")
+    return _named(Path(path)) if path else "the picture"
 
 
 def _holds_several(picture: Image.Image) -> bool:
@@ -173,14 +181,12 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     """Check that a PNG can be written under this name without harm to what is there.
 
     Raises:
-        InputError: it does not end in .png, its folder is not there or cannot be written to, it is a folder, or it exists
-            and may not be overwritten.
+        InputError: it does not end in .png or has nothing before that, its folder is not there or cannot be written to, it
+            is a folder, or it exists and may not be overwritten.
     """
     try:
-        if path.suffix.lower() != ".png":
-            raise InputError(f"the output must end in .png, but is {_named(path)}")
-        if not path.parent.is_dir():
-            raise InputError(f"the folder {_named(path.parent)} for the output does not exist; make it first")
+        _require_png(path)
+        _require_folder_of(path)
         if path.is_dir():
             raise InputError(f"{_named(path)} is a folder; choose another name")
         if os.path.lexists(path) and not overwrite:
@@ -189,6 +195,23 @@ def require_free(path: Path, *, overwrite: bool) -> None:
             raise InputError(f"the folder {_named(path.parent)} cannot be written to")
     except OSError as error:  # a name that no file system takes
         raise InputError(f"{_named(path)} cannot be written: {_in_one_line(error)}") from error
+
+
+def _require_png(path: Path) -> None:
+    if path.name.lower() == ".png":
+        raise InputError(f"the output {_named(path)} has no name before .png; give it one")
+    if path.suffix.lower() != ".png":
+        raise InputError(f"the output must end in .png, but is {_named(path)}")
+
+
+def _require_folder_of(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir() and folder.exists():
+        raise InputError(
+            f"the output {_named(path)} cannot lie in {_named(folder)}, which is a file; choose another name"
+        )
+    if not folder.is_dir():
+        raise InputError(f"the folder {_named(folder)} for the output does not exist; make it first")
 
 
 def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None) -> None:

@@ -76,7 +76,7 @@ def program(*arguments: str | bytes, **options: object) -> subprocess.Popen:
 
 
 def while_denoising(monkeypatch, happen):
-    monkeypatch.setattr(diffusers.DDIMScheduler, "step", lambda *_, **__: happen())
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", lambda *_, **__: happen())
 
 
 def throw(error: BaseException):
@@ -101,7 +101,7 @@ class TestHelp:
 
     @every_command
     def test_names_no_default_that_is_no_value(self, helped, command):
-        assert not {"None", "False", "[]"} & set(helped[" ".join(command)]["text"].replace(")", " ").split())
+        assert not {"None", "False", "True", "[]"} & set(helped[" ".join(command)]["text"].replace(")", " ").split())
 
 
 class TestInterrupt:
@@ -137,6 +137,17 @@ class TestOutput:
             process = program("completion", "bash", stdout=full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
             said = process.stderr.read()
         assert (process.wait(), said) == (1, b"realcustom: No space left on device\n")
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_in_another_encoding_takes_any_letter(self, encoding):
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        process = program("words", "a robot \U0001f916", stdout=subprocess.PIPE, env=env)
+        out, said = process.communicate()
+        assert (process.returncode, said) == (0, b"")
+        assert out.splitlines()[1].startswith(b"robot")
+        process = program("generate", "\u732b.png", "a \u732b", "--word", "\u732b", stdout=subprocess.PIPE, env=env)
+        said = process.communicate()[1]
+        assert (process.returncode, said) == (2, b"realcustom: there is no picture \\u732b.png\n")
 
     def test_that_was_closed_before_is_no_error(self, monkeypatch):
         monkeypatch.setattr(sys, "stdout", None)
