@@ -1,8 +1,10 @@
-"""What the tests of the command share: a tiny model in a folder."""
+"""What the tests of the command share: a tiny model in a folder, and ways to run the command on it."""
 
 from __future__ import annotations
 
 import pytest
+
+from realcustom.apps.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,23 @@ def subject(tiny, tmp_path):
     path = tmp_path / "subject.png"
     tiny.subject().save(path)
     return path
+
+
+@pytest.fixture
+def command(model, tmp_path, monkeypatch, capsys):
+    """Run the command in an empty folder that holds the subject's picture; return its exit code and what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        code = main([*arguments, "--model", str(model), "--device", "cpu"])
+        return code, capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def generate(command, subject):
+    def generate(*extra, prompt="a robot on the beach"):
+        return command("generate", "subject.png", prompt, "--word", "robot", "--seed", "7", *extra)
+
+    return generate

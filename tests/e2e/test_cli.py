@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
 
+from realcustom.apps import words
 from realcustom.apps.cli import main
 
 
@@ -55,7 +57,9 @@ def test_json_is_the_only_thing_on_standard_output(run, tmp_path):
     code, said = run("--output", str(tmp_path / "new.png"), "--seed", "7", "--json", "--save-masks")
     about = json.loads(said.out)
     assert code == 0
-    assert about["pictures"] == [{"image": str(tmp_path / "new.png"), "seed": 7}]
+    beside = {kind: str(tmp_path / f"new-{kind.replace('_', '-')}.png") for kind in ("mask", "mask_over", "mask_strip")}
+    masks = [str(tmp_path / f"new-mask-step-0{number}.png") for number in (1, 2, 3)]
+    assert about["pictures"] == [{"image": str(tmp_path / "new.png"), "seed": 7, **beside, "mask_steps": masks}]
     assert about["report"]["words"][0]["text"] == "robot"
     steps = {f"new-mask-step-0{number}.png" for number in (1, 2, 3)}
     written = {path.name for path in tmp_path.glob("new*.png")}
@@ -81,7 +85,7 @@ def test_options_reach_the_pipeline(run, tmp_path):
     ("extra", "message"),
     [
         ({"word": "robots' friend"}, "does not say"),
-        ({"prompt": "a robot and a robot"}, "2 times"),
+        ({"prompt": "a robot and a robot"}, "2 times; choose one with --occurrence 1 to 2"),
         ({"prompt": "a a a a a a a a a a a a a a a a a a robot"}, "beyond the 16 tokens"),
         ({"picture": Path("absent.png")}, "there is no picture absent.png"),
         ({"picture": Path(__file__)}, "cannot be read as a picture"),
@@ -109,7 +113,21 @@ def test_wrong_input_is_named_and_nothing_is_written(run, tmp_path, monkeypatch,
         (("--scheduler", "dimm"), "Did you mean 'ddim'"),
         (("--scheduler", "FlowMatchEulerDiscreteScheduler"), "no discrete noise schedule"),
         (("--device", "nonsense"), "cannot be used"),
-        (("--mask-scope", "2"), "from 0 to 1"),
+        (("--mask-scope", "2"), "--mask-scope must be a share from 0 to 1"),
+        (("--height", "30"), "--height must be a positive multiple"),
+        (("--occurrence", "2"), "--occurrence must be from 1 to 1"),
+        (("--subject-scale", "1e9"), "--subject-scale must be a number"),
+        (("--word", ""), "--word is empty"),
+        (("--output", ".png"), "the output .png has no name before .png"),
+        (("--output", "subject.png/new.png"), "cannot lie in subject.png, which is a file"),
+        (("--scheduler", "AmusedScheduler"), "the scheduler AmusedScheduler cannot be built"),
+        (("--scheduler", "VQDiffusionScheduler"), "the scheduler VQDiffusionScheduler cannot be built"),
+        (("--scheduler", "RePaintScheduler"), "RePaintScheduler cannot take --steps 3"),
+        (("--scheduler", "CogVideoXDPMScheduler"), "CogVideoXDPMScheduler cannot take --steps 3"),
+        (("--scheduler", "UnCLIPScheduler"), "UnCLIPScheduler cannot take --steps 3"),
+        (("--scheduler", "pndm", "--steps", "1"), "PNDMScheduler cannot take --steps 1"),
+        (("--scheduler", "SchedulerMixin"), "there is no scheduler"),
+        (("--scheduler", "KDPM2AncestralDiscreteScheduler", "--steps", "4"), "no finite timesteps for --steps 4"),
     ],
 )
 def test_wrong_options_are_named_and_nothing_is_written(run, tmp_path, monkeypatch, extra, message):
@@ -169,8 +187,10 @@ class TestWords:
         assert said["cut_off"] == "on the beach"
         assert [word["text"] for word in said["words"] if not word["read"]] == ["on", "the", "beach"]
 
-    def test_an_unknown_model_is_wrong_input(self, capsys):
-        assert main(["words", "a dog", "--model", "stickres"]) == 2
+    @pytest.mark.parametrize("name", ["stickres", "Stickers", "STICKER"])
+    def test_an_unknown_model_is_wrong_input_and_no_network_is_asked(self, capsys, monkeypatch, name):
+        monkeypatch.setattr(words, "resolve", lambda *_: pytest.fail("it was looked for"))
+        assert main(["words", "a dog", "--model", name]) == 2
         assert "Did you mean 'stickers'?" in capsys.readouterr().err
 
 
@@ -179,8 +199,8 @@ class TestWords:
     [
         (("--seed", str(2**64)), "--seed must be from"),
         (("--seed", str(2**64 - 1), "--num-images", "2"), "--seed must be from"),
-        (("--guidance-scale", "nan"), "guidance_scale must be a number"),
-        (("--steps", "1001"), "num_inference_steps must be at most 1000"),
+        (("--guidance-scale", "nan"), "--guidance-scale must be a number"),
+        (("--steps", "1001"), "--steps must be at most 1000"),
     ],
 )
 def test_numbers_that_cannot_be_used_are_refused(run, tmp_path, extra, message):
@@ -188,6 +208,56 @@ def test_numbers_that_cannot_be_used_are_refused(run, tmp_path, extra, message):
     assert code == 2
     assert message in said.err
     assert not (tmp_path / "new.png").exists()
+
+
+@pytest.mark.parametrize("name", ["LMSDiscreteScheduler", "DPMSolverSDEScheduler"])
+def test_a_scheduler_that_needs_another_package_says_what_to_install(run, monkeypatch, name):
+    stands_in = type(name, (), {"_backends": ["torch", "no_such_package"]})
+    monkeypatch.setattr(diffusers, name, stands_in, raising=False)
+    code, said = run("--scheduler", name)
+    assert code == 2
+    assert f"{name} needs a package that is not installed; install it with: pip install no_such_package" in said.err
+
+
+def test_a_scheduler_of_another_solver_is_refused_in_one_line(tiny, subject, tmp_path, capsys):
+    solver = diffusers.DPMSolverMultistepScheduler.from_config(tiny.scheduler().config)  # which says dpmsolver++
+    tiny.pipeline(scheduler=solver).save_pretrained(tmp_path / "solver")
+    arguments = ["generate", str(subject), "a robot", "--word", "robot", "--model", str(tmp_path / "solver")]
+    assert main([*arguments, "--device", "cpu", "--scheduler", "SASolverScheduler"]) == 2
+    said = capsys.readouterr().err
+    assert "the scheduler SASolverScheduler cannot be built from this model's noise schedule" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("value", "taken"), [("-1e-1", -0.1), ("-1E+1", -10), ("-.5", -0.5), ("-2.", -2), ("-3", -3)])
+def test_negative_numbers_are_values(run, tmp_path, value, taken):
+    code, said = run("--output", str(tmp_path / "new.png"), "--guidance-scale", value, "--json")
+    assert code == 0, said.err
+    assert json.loads(said.out)["settings"]["guidance_scale"] == taken
+
+
+@pytest.mark.parametrize("value", ["-inf", "-Infinity", "-1e4"])
+def test_negative_numbers_that_are_too_large_are_named(run, value):
+    code, said = run("--guidance-scale", value)
+    assert code == 2
+    assert "--guidance-scale must be a number from -1000" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["subject", "check", ""], ["generate", "a.png", "a dog", "--word", "dog", "-o", ""]], ids=" ".join
+)
+def test_an_empty_name_of_a_file_is_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "the name of a file is empty" in capsys.readouterr().err
+
+
+def test_json_names_every_file(run, tmp_path):
+    code, said = run("--output", str(tmp_path / "new.png"), "--json", "--save-masks", "--twin", "--num-images", "2")
+    assert code == 0, said.err
+    told = json.loads(said.out)["pictures"]
+    named = [value for one in told for value in [*one.values(), *one["mask_steps"]] if isinstance(value, str)]
+    assert sorted(named) == sorted(str(path) for path in tmp_path.glob("new*.png"))
 
 
 def test_a_folder_in_the_way_is_refused_even_if_files_may_be_replaced(run, tmp_path):

@@ -8,31 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
-from realcustom.apps import batch
 from realcustom.apps.cli import main
-from realcustom.errors import InputError
 from realcustom.provenance import read_provenance
-
-
-@pytest.fixture
-def command(model, tmp_path, monkeypatch, capsys):
-    """Run the command in an empty folder that holds the subject's picture; return its exit code and what it said."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        code = main([*arguments, "--model", str(model), "--device", "cpu"])
-        return code, capsys.readouterr()
-
-    return command
-
-
-@pytest.fixture
-def generate(command, subject):
-    def generate(*extra, prompt="a robot on the beach"):
-        return command("generate", "subject.png", prompt, "--word", "robot", "--seed", "7", *extra)
-
-    return generate
 
 
 def pixels(path: Path | str) -> np.ndarray:
@@ -87,6 +66,36 @@ class TestMasks:
         assert found[:, :16].any()
         assert not found[:, 16:].any()
 
+    @pytest.mark.parametrize("unused", [("--mask-scope", "0.2"), ("--mask-binary",), ("--no-mask-binary",)])
+    def test_what_a_mask_that_replaces_the_words_makes_useless_is_refused(self, generate, unused):
+        Image.linear_gradient("L").save("mask.png")
+        code, said = generate("-o", "new.png", "--mask", "mask.png", *unused)
+        assert code == 2
+        assert f"{unused[0].replace('no-', '')} would have no effect" in said.err
+        assert not Path("new.png").exists()
+        assert generate("-o", "new.png", "--mask", "mask.png", "--mask-mode", "union", *unused)[0] == 0
+
+    @pytest.mark.parametrize(
+        ("subject", "mask", "extra"),
+        [
+            ("new.png", "mask.png", []),
+            ("subject.png", "new.png", []),
+            ("new-twin.png", "mask.png", ["--twin"]),
+            ("new-side-by-side.png", "mask.png", ["--twin"]),
+            ("subject.png", "new-mask-strip.png", ["--save-masks"]),
+            ("subject.png", "new-mask-step-09.png", ["--save-masks"]),
+        ],
+    )
+    def test_neither_subject_nor_mask_is_ever_overwritten(self, command, tiny, subject, mask, extra):
+        tiny.subject().save(subject)
+        Image.linear_gradient("L").save(mask)
+        before = Path(subject).read_bytes(), Path(mask).read_bytes()
+        arguments = (subject, "a robot", "--word", "robot", "--mask", mask, "-o", "new.png", "--overwrite")
+        code, said = command("generate", *arguments, *extra)
+        assert code == 2
+        assert "itself, which is never overwritten; choose another name" in said.err
+        assert (Path(subject).read_bytes(), Path(mask).read_bytes()) == before
+
     def test_a_mode_without_a_mask_is_refused(self, generate):
         code, said = generate("--mask-mode", "union")
         assert code == 2
@@ -114,8 +123,6 @@ class TestMetadata:
         assert "new.png does not say how it was made" in said.err
 
     def test_that_was_tampered_with_is_refused(self, generate, command):
-        from PIL.PngImagePlugin import PngInfo
-
         assert generate("-o", "new.png")[0] == 0
         for text, message in (
             ("{", "is no JSON"),
@@ -187,8 +194,6 @@ class TestReplay:
         ids=["dtype", "threads", "seeds", "index", "other"],
     )
     def test_what_no_run_has_written_is_refused(self, generate, command, change, message):
-        from PIL.PngImagePlugin import PngInfo
-
         assert generate("-o", "new.png")[0] == 0
         texts = PngInfo()
         texts.add_itxt("realcustom", json.dumps(change(json.loads(Image.open("new.png").text["realcustom"]))))
@@ -212,11 +217,48 @@ class TestReplay:
         assert "differs by up to" in said.out
         assert "another weights:" in said.err
 
+    @pytest.mark.parametrize("output", ["new.png", "subject.png", "mask.png", "there/../new.png", "link.png"])
+    def test_no_ingredient_is_ever_overwritten(self, generate, command, output):
+        Image.linear_gradient("L").save("mask.png")
+        assert generate("-o", "new.png", "--mask", "mask.png")[0] == 0
+        Path("there").mkdir()
+        Path("link.png").symlink_to("subject.png")
+        before = {name: Path(name).read_bytes() for name in ("new.png", "subject.png", "mask.png")}
+        code, said = command("replay", "new.png", "subject.png", "--mask", "mask.png", "-o", output, "--overwrite")
+        assert code == 2
+        assert "itself, which is never overwritten" in said.err
+        assert {name: Path(name).read_bytes() for name in before} == before
+
+    def test_another_size_of_the_picture_is_said(self, generate, command):
+        assert generate("-o", "new.png")[0] == 0
+        picture, texts = Image.open("new.png"), PngInfo()
+        texts.add_itxt("realcustom", picture.text["realcustom"])
+        picture.crop((0, 0, 20, 32)).save("cropped.png", pnginfo=texts)
+        code, said = command("replay", "cropped.png", "subject.png")
+        assert code == 1
+        assert "has 32 x 32 pixels, where PICTURE, which was changed since, has 20 x 32" in said.err
+        assert "255 levels" not in said.err + said.out
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [("embedded", "pebbles"), ("embedded", "tiny"), ("hub", "here/tiny"), ("hub", "/etc"), ("hub", "stickers")],
+    )
+    def test_a_model_that_cannot_be_what_the_picture_says_has_to_be_given(self, generate, capsys, kind, name):
+        assert generate("-o", "new.png")[0] == 0
+        Path("here/tiny").mkdir(parents=True)
+        told = json.loads(Image.open("new.png").text["realcustom"]) | {"model": name, "model_kind": kind}
+        texts = PngInfo()
+        texts.add_itxt("realcustom", json.dumps(told))
+        Image.open("new.png").save("changed.png", pnginfo=texts)
+        capsys.readouterr()
+        assert main(["replay", "changed.png", "subject.png"]) == 2
+        assert f"of which there is no {kind} one here; give it with --model" in capsys.readouterr().err
+
 
 class TestSweep:
     def test_every_cell_is_the_picture_of_its_settings(self, generate, command):
         code, said = command(
-            "sweep", "subject.png", "a robot on the beach", "--word", "robot", "--seed", "7", "-o", "grid", "--json",
+            "sweep", "subject.png", "a robot on the beach", "--word", "robot", "-o", "grid", "--json",
             "--x", "guidance-scale", "2", "9", "--y", "seed", "7", "8", "9",
         )  # fmt: skip
         assert code == 0, said.err
@@ -234,11 +276,16 @@ class TestSweep:
         [
             (("--x", "guidance", "2"), "Did you mean 'guidance-scale'"),
             (("--x", "seed"), "there is no value"),
-            (("--x", "seed", "one"), "seed: input should be a valid integer"),
+            (("--x", "seed", "one"), "--seed: input should be a valid integer"),
             (("--x", "seed", "1", "--y", "seed", "2"), "both axes"),
             (("--x", "scheduler", "dimm"), "Did you mean 'ddim'"),
-            (("--x", "mask-scope", "0.2", "7"), "mask_scope must be a share"),
+            (("--x", "mask-scope", "0.2", "7"), "--mask-scope must be a share"),
             (("--x", "word", "robot", "cat"), "does not say 'cat'"),
+            (("--x", "subject-scale", "1", "nan"), "--subject-scale must be a number"),
+            (("--x", "steps", "4", "1", "--scheduler", "pndm"), "PNDMScheduler cannot take --steps 1"),
+            (("--x", "--mask-scope", "0.1"), "its name without dashes"),
+            (("--x", "seed", "1", "2", "--seed", "3"), "--seed was given, but the axis seed says it, too"),
+            (("--x", "steps", "1", "--y", "mask_scope", "0.2", "--mask-scope", "0.3"), "--mask-scope was given, but"),
         ],
     )
     def test_what_cannot_be_used_is_named_and_nothing_is_written(self, command, subject, axes, message):
@@ -247,103 +294,49 @@ class TestSweep:
         assert message in said.err
         assert not Path("grid").exists()
 
-
-LIST = """subject,word,prompt,seed,steps
-subject.png,robot,a robot on the beach,7,
-subject.png,toy,"a toy, in the snow",,2
-"""
-
-
-class TestBatch:
-    def test_makes_every_row_and_a_sheet(self, generate, command):
-        Path("list.csv").write_text(LIST)
-        code, said = command("batch", "list.csv", "-o", "out", "--json")
-        told = json.loads(said.out)
-        assert code == 0
-        assert told["made"] == 2
-        assert [(one["settings"]["seed"], one["settings"]["num_inference_steps"]) for one in told["pictures"]] == [
-            (7, 3),
-            (2, 2),
-        ]
-        assert generate("-o", "alone.png")[0] == 0
-        assert (pixels("out/0001-a-robot-on-the-beach.png") == pixels("alone.png")).all()
-        assert pixels(told["sheet"]).shape[0] > 64
-
-    def test_goes_on_where_it_was_killed(self, command, subject, monkeypatch):
-        Path("list.jsonl").write_text(
-            "\n".join(
-                json.dumps({"subject": "subject.png", "word": "robot", "prompt": f"a {colour} robot"})
-                for colour in ("red", "orange", "wooden")
+    @pytest.mark.parametrize("axis", ["--x", "--y"])
+    def test_an_axis_that_is_given_twice_is_refused(self, command, capsys, axis):
+        with pytest.raises(SystemExit, match="2"):
+            command(
+                "sweep", "a.png", "a robot", "--word", "robot", "-o", "grid", *[axis, "seed", "1", axis, "steps", "2"]
             )
-        )
-        original, saved = batch.save, []
+        assert f"{axis} was given twice" in capsys.readouterr().err
 
-        def save(picture, path, provenance):
-            if len(saved) == 1:
-                raise KeyboardInterrupt
-            saved.append(path)
-            original(picture, path, provenance)
+    def test_negative_numbers_are_values_of_an_axis(self, command, subject):
+        code, said = command(
+            "sweep", "subject.png", "a robot", "--word", "robot", "-o", "grid", "--json", "--x", "guidance-scale", "-1e-1", "2"
+        )  # fmt: skip
+        assert code == 0, said.err
+        assert [cell["settings"]["guidance_scale"] for cell in json.loads(said.out)["cells"]] == [-0.1, 2]
 
-        monkeypatch.setattr(batch, "save", save)
-        assert command("batch", "list.jsonl", "-o", "out")[0] == 130
-        assert [path.name for path in Path("out").iterdir()] == ["0001-a-red-robot.png"]
-        monkeypatch.setattr(batch, "save", original)
-        before = Path("out/0001-a-red-robot.png").read_bytes()
-        code, said = command("batch", "list.jsonl", "-o", "out", "--json")
-        assert code == 0
-        assert json.loads(said.out)["made"] == 2
-        assert Path("out/0001-a-red-robot.png").read_bytes() == before
-        assert len(list(Path("out").iterdir())) == 4
+    def test_what_an_axis_replaces_is_not_looked_at(self, command, subject):
+        axes = ("--x", "prompt", "a red dog", "a dog", "--y", "word", "dog")
+        code, said = command("sweep", "subject.png", "nothing", "--word", "robot", "-o", "grid", "--json", *axes)
+        assert code == 0, said.err
+        told = [cell["settings"] for cell in json.loads(said.out)["cells"]]
+        assert [(one["prompt"], one["subject_word"]) for one in told] == [("a red dog", "dog"), ("a dog", "dog")]
+        assert len({one["seed"] for one in told}) == 1
 
-    def test_lists_of_spreadsheets_are_read(self, tmp_path):
-        (tmp_path / "list.csv").write_bytes('\ufeffsubject,prompt\r\na.png,"two\nlines"\r\n'.encode())
-        assert batch.read_rows(tmp_path / "list.csv") == [{"subject": "a.png", "prompt": "two\nlines"}]
-        (tmp_path / "list.jsonl").write_text('{"prompt": "one\u2028line"}\n', "utf-8")
-        assert batch.read_rows(tmp_path / "list.jsonl") == [{"prompt": "one\u2028line"}]
+    def test_the_cells_of_a_larger_grid_are_removed_only_when_asked(self, command, subject):
+        def sweep(*values, extra=()):
+            arguments = ("subject.png", "a robot", "--word", "robot", "-o", "grid", "--x", "steps", *values)
+            return command("sweep", *arguments, *extra)
 
-    def test_pictures_of_other_settings_are_not_taken_for_its_own(self, command, subject):
-        Path("list.yaml").write_text("- {subject: subject.png, word: robot, prompt: a robot}\n")
-        assert command("batch", "list.yaml", "-o", "out")[0] == 0
-        code, said = command("batch", "list.yaml", "-o", "out", "--steps", "2")
+        assert sweep("1", "2")[0] == 0
+        for name in ("grid.png", "cell-1-1.png"):
+            Path("grid", name).unlink()
+        code, said = sweep("1")
         assert code == 2
-        assert "was made with other settings" in said.err
+        assert "cell-1-2.png exists" in said.err
+        assert sweep("1", extra=["--overwrite"])[0] == 0
+        assert sorted(path.name for path in Path("grid").iterdir()) == ["cell-1-1.png", "grid.png"]
 
-    def test_all_wrong_rows_are_named_before_anything_is_made(self, command, subject):
-        rows = [
-            {"subject": "absent.png", "word": "robot", "prompt": "a robot"},
-            {"subject": "subject.png", "word": "robot", "prompt": "a robot"},
-            {"subject": "subject.png", "word": "cat", "prompt": "a robot"},
-            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "step": 3},
-            {"subject": "subject.png", "prompt": "a robot"},
-            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "height": 33},
-            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "scheduler": 5},
-            {"subject": "subject.png", "word": "robot", "prompt": "a robot", "mask-mode": "union"},
-        ]
-        Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        code, said = command("batch", "list.jsonl", "-o", "out")
+    def test_the_subject_is_never_overwritten(self, command, tiny):
+        Path("grid").mkdir()
+        tiny.subject().save("grid/cell-1-2.png")
+        before = Path("grid/cell-1-2.png").read_bytes()
+        arguments = ("grid/cell-1-2.png", "a robot", "--word", "robot", "-o", "grid", "--overwrite", "--x", "seed", "1")
+        code, said = command("sweep", *arguments)
         assert code == 2
-        for message in (
-            "row 1: there is no picture",
-            "row 3: ",
-            "row 4: there is no option 'step'",
-            "row 5: it has no word",
-            "row 6: height must be",
-            "row 7: scheduler must be a name",
-            "row 8: it has mask-mode, but no mask",
-        ):
-            assert message in said.err
-        assert "row 2" not in said.err
-        assert not Path("out").exists()
-
-    @pytest.mark.parametrize(
-        ("name", "text", "message"),
-        [
-            ("list.txt", "x", "must be a file of .csv, .jsonl, .yaml"), ("list.csv", "", "one row or more"),
-            ("list.jsonl", "{", "cannot be read"), ("list.yaml", "a: [", "cannot be read"),
-            ("list.yaml", "3", "one row or more"),
-        ],
-    )  # fmt: skip
-    def test_lists_that_cannot_be_read_are_refused(self, tmp_path, name, text, message):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(InputError, match=message):
-            batch.read_rows(tmp_path / name)
+        assert "is the subject's picture itself" in said.err
+        assert Path("grid/cell-1-2.png").read_bytes() == before

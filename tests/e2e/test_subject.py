@@ -92,6 +92,11 @@ def test_what_the_encoder_sees_is_written_but_over_nothing(check, tmp_path):
     assert check(ROBOT.with_name("rocket.png"), "--save", seen, "--overwrite")[0] == 0
     assert seen.read_bytes() != before
     assert [path.name for path in tmp_path.iterdir()] == ["seen.png"]
+    before = seen.read_bytes()
+    code, said = check(seen, "--save", seen, "--overwrite")
+    assert code == 2
+    assert "seen.png is the subject's picture itself" in said.err
+    assert seen.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,7 @@ def test_what_the_encoder_sees_is_written_but_over_nothing(check, tmp_path):
         ((ROBOT, "--save", "seen.jpg"), "must end in .png"),
         ((ROBOT, "--save", "absent/seen.png"), "does not exist; make it first"),
         ((ROBOT, "--model", "stickres"), "Did you mean 'stickers'?"),
+        ((ROBOT, "--save", ".png"), "has no name before .png"),
     ],
 )
 def test_wrong_input_is_named_and_nothing_is_written(check, tmp_path, monkeypatch, arguments, message):

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.outputs import require_folder, save, slug
-from realcustom.apps.picture_options import picture_options, setting
+from realcustom.apps.lists import NEEDED, read_rows
+from realcustom.apps.outputs import keep, require_folder, save, slug
+from realcustom.apps.picture_options import (
+    MASK_OPTIONS,
+    OPTIONS,
+    picture_options,
+    refuse_unused,
+    setting,
+    told_by_option,
+)
 from realcustom.errors import InputError
 from realcustom.painting import Painter
-from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
+from realcustom.pictures import as_seen, labelled_grid, read_picture, require_free, write_picture
 from realcustom.portrait import fit_reference
 from realcustom.provenance import PictureSettings, picture_hash, read_provenance
 
 SHEET, CELL = "contact-sheet.png", 256
 """The sheet of all pictures, and the largest side of one on it, in pixels."""
 
-NEEDED = ("subject", "word", "prompt")
+SHEET_KEY = "realcustom-sheet"
+"""The text in a PNG by which a sheet is known as one of this command's."""
 
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    ".csv": lambda text: list(csv.DictReader(io.StringIO(text, newline=""))),
-    ".jsonl": lambda text: [json.loads(line) for line in text.split("\n") if line.strip()],
-    ".yaml": yaml.safe_load,
-    ".yml": yaml.safe_load,
-}
+_NUMBERED = re.compile(r"\d{4,}-.*\.png")
+_TEXTS = (*NEEDED, "mask")
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ def batch(options: argparse.Namespace) -> None:
     """Make those pictures of the list that are not there yet, and a sheet of all.
 
     Raises:
-        InputError: a row cannot be used (all such rows are named, and nothing has been made), or the output holds something
-            else.
+        InputError: a row cannot be used (all such rows are named), or the output holds something else; nothing has been made.
     """
     quiet_libraries()
     rows = read_rows(options.list)
@@ -74,38 +77,24 @@ def batch(options: argparse.Namespace) -> None:
     painter = Painter.load(options.model, device=options.device, dtype=options.dtype)
     shared = {**picture_options(options), "seed": options.seed}
     jobs = _checked(rows, options.list.parent, painter, shared)
+    if folder.is_dir():
+        _refuse_others(jobs, folder)
     missing = [job for job in jobs if not _is_done(job, folder, painter)]
-    require_free(folder / SHEET, overwrite=True) if folder.is_dir() else folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for done, job in enumerate(missing, start=len(jobs) - len(missing) + 1):
         subject, mask = job.pictures()
         painting = painter.paint(subject, [job.settings], mask)
         save(painting.pictures[0], job.path(folder), painting.provenances[0])
         print(f"{done} of {len(jobs)}: {job.path(folder)}", file=sys.stderr)
-    write_picture(_sheet(jobs, folder), folder / SHEET)
+    texts = PngInfo()
+    texts.add_itxt(SHEET_KEY, "the pictures of a list, each beside its subject")
+    write_picture(_sheet(jobs, folder), folder / SHEET, texts)
     if options.json:
         told = [{"image": str(job.path(folder)), "settings": job.settings.model_dump()} for job in jobs]
         about = {"sheet": str(folder / SHEET), "made": len(missing), "pictures": told}
         print(json.dumps(about, allow_nan=False))
     else:
         print(folder / SHEET)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV, JSONL or YAML file, without what is empty.
-
-    Raises:
-        InputError: the file cannot be read, is of another kind or holds no rows.
-    """
-    parse = _PARSERS.get(path.suffix.lower())
-    if parse is None:
-        raise InputError(f"the list must be a file of {', '.join(_PARSERS)}, but is {path}")
-    try:
-        rows = parse(path.read_text("utf-8-sig"))  # spreadsheets begin with a mark of the encoding
-    except (OSError, ValueError, csv.Error, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"the list {path} cannot be read: {error}") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise InputError(f"the list {path} must hold one row or more, each with {', '.join(NEEDED)} by name")
-    return [{str(name): value for name, value in row.items() if value not in (None, "")} for row in rows]
 
 
 def _checked(rows: Sequence[Mapping[str, Any]], folder: Path, painter: Painter, shared: Mapping[str, Any]) -> list[Job]:
@@ -122,17 +111,60 @@ def _checked(rows: Sequence[Mapping[str, Any]], folder: Path, painter: Painter, 
 
 
 def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, shared: Mapping[str, Any]) -> Job:
+    _check_kinds(row)
+    given = {
+        setting(name, [*MASK_OPTIONS]): value for name, value in row.items() if name not in (*NEEDED, *MASK_OPTIONS)
+    }
+    if "mask" in row:
+        refuse_unused(list(row), row.get("mask-mode"), dashes="")
+    values = {**shared, "seed": shared["seed"] + number - 1, "mask_mode": row.get("mask-mode"), **given}
+    with told_by_option(dashes=""):
+        settings = painter.settings(row["prompt"], row["word"], **values)
+    job = Job(number, folder / row["subject"], folder / row["mask"] if "mask" in row else None, settings)
+    for picture in job.pictures():
+        if picture is not None:
+            as_seen(picture)
+    return job
+
+
+def _check_kinds(row: Mapping[str, Any]) -> None:
+    """Check that a row has what it must have, and that names and numbers are what they must be."""
     absent = [name for name in NEEDED if name not in row]
     if absent:
         raise InputError(f"it has no {' and no '.join(absent)}")
     if "mask-mode" in row and "mask" not in row:
         raise InputError("it has mask-mode, but no mask that this is about")
-    given = {setting(name): value for name, value in row.items() if name not in (*NEEDED, "mask", "mask-mode")}
-    values = {**shared, "seed": shared["seed"] + number - 1, "mask_mode": row.get("mask-mode"), **given}
-    settings = painter.settings(str(row["prompt"]), str(row["word"]), **values)
-    job = Job(number, folder / str(row["subject"]), folder / str(row["mask"]) if "mask" in row else None, settings)
-    job.pictures()
-    return job
+    for name, value in row.items():
+        if name in _TEXTS and not isinstance(value, str):
+            raise InputError(f"{name} must be a text, but is {value!r}")
+        if isinstance(value, bool) and name in OPTIONS and name != "mask-binary":
+            raise InputError(f"{name} cannot be true or false, but is {value!r}")
+        for text in (name, value):
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise InputError(f"{name} holds half a character, {text!r}; write it as a whole one")
+
+
+def _refuse_others(jobs: Sequence[Job], folder: Path) -> None:
+    """Check that a folder holds no picture of another list, and no sheet that is somebody else's or a subject."""
+    wanted = {job.path(folder) for job in jobs}
+    numbered = sorted(path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name))
+    if others := [path for path in numbered if path not in wanted]:
+        raise InputError(
+            f"{others[0]} is of no row of the list; rows can only be added at its end, so name another --output for this list"
+        )
+    sheet = folder / SHEET
+    require_free(sheet, overwrite=True)
+    for job in jobs:
+        keep({f"the subject of row {job.number}": job.subject, f"the mask of row {job.number}": job.mask}, [sheet])
+    if sheet.exists() and not _is_sheet(sheet):
+        raise InputError(f"{sheet} is no sheet of this command; move it away, or name another --output")
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        return SHEET_KEY in getattr(read_picture(path), "text", {})
+    except InputError:  # no picture at all
+        return False
 
 
 def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
@@ -141,7 +173,10 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
     if not path.exists():
         return False
     subject, mask = job.pictures()
-    made = read_provenance(path)
+    try:
+        made = read_provenance(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete it, so that it is made again, or name another --output") from error
     asked = (job.settings, painter.weights, picture_hash(subject), None if mask is None else picture_hash(mask))
     if (made.settings, made.weights, made.subject, made.mask) != asked:
         raise InputError(

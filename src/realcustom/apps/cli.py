@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from realcustom import __version__
 from realcustom.errors import InputError, RealCustomError, in_one_line
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What the input, the machine or the user brings about is told in one line; a bug shows its traceback.
     """
     options = argparse.Namespace(less="")
+    _let_output_take_any_letter()
     try:
         _run(sys.argv[1:] if arguments is None else arguments, options)
     except InputError as error:
@@ -47,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(reason, EXIT_FAILED)
     return 0
+
+
+def _let_output_take_any_letter() -> None:
+    """Let a letter that the terminal's or file's encoding has not be written as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: Sequence[str], options: argparse.Namespace) -> None:
@@ -107,8 +118,36 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        plain = action.default is None or action.default is False or action.default == []
+        plain = action.nargs == 0 or action.default is None or action.default == []
         return action.help if plain else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes every negative number for a value, where argparse only takes those without an exponent."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(
+            r"-(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|-inf(inity)?|-nan", re.IGNORECASE
+        )
+
+
+class _Once(argparse.Action):
+    """Keeps the values of an option that may be given once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option} was given twice; an axis has all its values behind one {option}")
+        setattr(namespace, self.dest, values)
+
+
+def _file(name: str) -> Path:
+    """Return the path of a name."""
+    if not name:
+        raise argparse.ArgumentTypeError("the name of a file is empty; leave the option out, or give a name")
+    return Path(name)
 
 
 _EXAMPLES = "examples:"
@@ -119,7 +158,7 @@ def _examples(*commands: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="realcustom",
         description="Make pictures of one given subject that obey a sentence. Every command has a --help of its own.",
         epilog=_examples('generate toy.png "a robot on the beach" --word robot', 'words "a robot on the beach"'),
@@ -156,11 +195,11 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     _add_subject(parser)
-    add("--output", "-o", type=Path, help="PNG to write; with several pictures a number is added to its name")
+    add("--output", "-o", type=_file, help="PNG to write; with several pictures a number is added to its name")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="seed of the first picture, the next ones count up; a random one if not given")
     add("--num-images", type=int, default=1, metavar="N", help="how many pictures")
-    add("--mask", type=Path, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
+    add("--mask", type=_file, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
     add(
         "--mask-mode", choices=("replace", "intersect", "union"),
         help="a given mask replaces the word's, if not given, or both are intersected or united",
@@ -187,7 +226,7 @@ def _program(name: str) -> Callable[[argparse.Namespace], None]:
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("subject", metavar="SUBJECT", type=Path, help="picture of the subject")
+    add("subject", metavar="SUBJECT", type=_file, help="picture of the subject")
     add("prompt", metavar="PROMPT", help="what the new picture shows")
     add("--word", required=True, help="word or phrase of the prompt that stands for the subject")
 
@@ -227,10 +266,10 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
         formatter_class=_Help,
     )
     add = parser.add_argument
-    add("picture", metavar="PICTURE", type=Path, help="a PNG that realcustom has made")
-    add("subject", metavar="SUBJECT", type=Path, help="the subject's picture that it was made of")
-    add("--mask", type=Path, metavar="PICTURE", help="the mask that it was made with, if any")
-    add("--output", "-o", type=Path, help="PNG to write; PICTURE's name with -again added if not given")
+    add("picture", metavar="PICTURE", type=_file, help="a PNG that realcustom has made")
+    add("subject", metavar="SUBJECT", type=_file, help="the subject's picture that it was made of")
+    add("--mask", type=_file, metavar="PICTURE", help="the mask that it was made with, if any")
+    add("--output", "-o", type=_file, help="PNG to write; PICTURE's name with -again added if not given")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--model", help="embedded model, folder or hub id; the one that PICTURE names if not given")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
@@ -246,15 +285,16 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
         description="Make a picture for every value of one option, or every pair of values of two, and a grid with labels.",
         epilog=_examples(
             'sweep toy.png "a robot on the beach" --word robot --seed 7 -o sweep --x mask-scope 0.1 0.25 0.5',
-            'sweep toy.png "a robot at night" --word robot --seed 7 -o sweep --x guidance-scale 2 4 8 --y seed 1 2',
+            'sweep toy.png "a robot at night" --word robot -o sweep --x guidance-scale 2 4 8 --y seed 1 2',
         ),
         formatter_class=_Help,
     )
     _add_subject(parser)
     add = parser.add_argument
-    add("--x", nargs="+", required=True, metavar=("NAME", "VALUE"), help="option across the grid, and its values")
-    add("--y", nargs="+", metavar=("NAME", "VALUE"), help="option down the grid, and its values")
-    add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures and grid.png")
+    axis = {"nargs": "*", "action": _Once, "metavar": ("NAME", "VALUE")}
+    add("--x", required=True, help="option across the grid, its name without dashes, and its values", **axis)
+    add("--y", help="likewise down the grid", **axis)
+    add("--output", "-o", type=_file, required=True, metavar="FOLDER", help="for the pictures and grid.png")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="of every picture; a random one if not given")
     _add_run_options(parser)
@@ -271,8 +311,8 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
         formatter_class=_Help,
     )
     add = parser.add_argument
-    add("list", metavar="LIST", type=Path, help="a .csv, .jsonl or .yaml file")
-    add("--output", "-o", type=Path, required=True, metavar="FOLDER", help="for the pictures; gone on with if there")
+    add("list", metavar="LIST", type=_file, help="a .csv, .jsonl or .yaml file")
+    add("--output", "-o", type=_file, required=True, metavar="FOLDER", help="for the pictures; gone on with if there")
     add("--seed", type=int, default=1, help="of the first row; the next rows count up, unless they say their own")
     _add_run_options(parser)
     parser.set_defaults(run=_program("batch"), less="--width and --height")
@@ -291,7 +331,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         description="Download the openly licensed icon sets and rasterise every drawing of the vocabulary.",
         epilog=_examples("data stickers runs/stickers/drawings"),
     )  # fmt: skip
-    stickers.add_argument("folder", type=Path, help="where to write drawings.safetensors and drawings.json")
+    stickers.add_argument("folder", type=_file, help="where to write drawings.safetensors and drawings.json")
     stickers.add_argument("--registry", default="https://registry.npmjs.org", help="npm registry to fetch them from")
     stickers.set_defaults(run=_data_stickers)
     text = kinds.add_parser(
@@ -299,7 +339,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         description="Cut a small sentence encoder down to what the embedded model needs.",
         epilog=_examples("data text-encoder runs/stickers/text --layers 4"),
     )  # fmt: skip
-    text.add_argument("folder", type=Path, help="where to write text_encoder and tokenizer")
+    text.add_argument("folder", type=_file, help="where to write text_encoder and tokenizer")
     text.add_argument(
         "--source", default="sentence-transformers/all-MiniLM-L6-v2", help="hub id or folder of the encoder"
     )
@@ -339,7 +379,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         choices=("autoencoder", "base", "adapter", "joint", "judges", "package"),
         help="what to train; package puts parts together",
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE.yaml", help="the recipe")
+    parser.add_argument("--config", type=_file, required=True, metavar="RECIPE.yaml", help="the recipe")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="SECTION.NAME=VALUE", dest="overrides",
         help="options that differ from the recipe",
@@ -372,14 +412,14 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--model", default="stickers", help="embedded model, folder or hub id")
     add(
-        "--drawings", type=Path, default=Path("runs/stickers/drawings"), metavar="FOLDER",
+        "--drawings", type=_file, default=Path("runs/stickers/drawings"), metavar="FOLDER",
         help="what realcustom data stickers has written",
     )  # fmt: skip
-    add("--judges", type=Path, metavar="FOLDER", help="the judges; the ones that ship if not given")
+    add("--judges", type=_file, metavar="FOLDER", help="the judges; the ones that ship if not given")
     add(
         "--output",
         "-o",
-        type=Path,
+        type=_file,
         required=True,
         metavar="FOLDER",
         help="for pictures and report; gone on with if there",
@@ -491,7 +531,7 @@ def _add_completion(commands: argparse._SubParsersAction) -> None:
 def _completion(options: argparse.Namespace) -> None:
     from realcustom.apps.completion import script
 
-    print(script(_parser(), options.shell))
+    print(script(_parser(), options.shell, _file))
 
 
 def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
@@ -509,9 +549,9 @@ def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
         epilog=_examples("subject check toy.png --save seen.png"),
         formatter_class=_Help,
     )
-    check.add_argument("picture", metavar="PICTURE", type=Path, help="picture of the subject")
+    check.add_argument("picture", metavar="PICTURE", type=_file, help="picture of the subject")
     check.add_argument("--model", default="stickers", help="whose encoder: embedded model, folder or hub id")
-    check.add_argument("--save", type=Path, metavar="SEEN.png", help="also write what the encoder sees")
+    check.add_argument("--save", type=_file, metavar="SEEN.png", help="also write what the encoder sees")
     check.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(run=_subject_check)

@@ -11,7 +11,7 @@ from typing import Any
 
 from realcustom import __version__
 from realcustom.apps.tables import aligned, megabytes
-from realcustom.errors import CheckFailed
+from realcustom.errors import CheckFailed, InputError
 from realcustom.finding import Place, locate
 from realcustom.integrity import FileState, Problem, check, problems
 from realcustom.versions import Dependency, dependencies
@@ -43,10 +43,13 @@ def doctor(model: str, *, as_json: bool) -> None:
     """Print what was found, and for everything that is wrong the command that repairs it.
 
     Raises:
-        InputError: the model's name cannot be one.
+        InputError: the model's name cannot be one, or is of a hub model that is not in the local cache.
         CheckFailed: something is wrong.
     """
-    found = _findings(locate(model))
+    place = locate(model)
+    if place.kind == "hub" and not place.is_there:
+        raise InputError(f"there is no model in {place.folder}; fetch it with: hf download {model}")
+    found = _findings(place)
     print(json.dumps(_record(found)) if as_json else _text(found))
     if found.problems:
         count = len(found.problems)

@@ -10,6 +10,7 @@ from pathlib import Path
 import diffusers
 
 from realcustom.apps.console import quiet_libraries
+from realcustom.apps.picture_options import told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
@@ -18,7 +19,7 @@ from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import Settings, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly, resolve
-from realcustom.painting import take_scheduler, to_device
+from realcustom.painting import rehearse, take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -53,7 +54,9 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     bench = StickerBench(store, options.split, options.count, side)
-    about = make_pictures(pipeline, bench, settings, options.output, _say)
+    with told_by_option():
+        rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
+        about = make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints

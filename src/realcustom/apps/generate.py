@@ -6,15 +6,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.outputs import beside, save, slug
-from realcustom.apps.picture_options import picture_options
+from realcustom.apps.outputs import beside, keep, save, slug
+from realcustom.apps.picture_options import OPTIONS, picture_options, refuse_unused, told_by_option
 from realcustom.errors import InputError
 from realcustom.painting import Painter, Painting, random_seed
 from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet
@@ -39,23 +39,24 @@ def generate(options: argparse.Namespace) -> None:
     quiet_libraries()
     if options.mask_mode is not None and options.mask is None:
         raise InputError("--mask-mode was given without --mask, the mask that it is about")
+    given = picture_options(options)
+    if options.mask is not None:
+        refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], options.mask_mode)
     subject = read_picture(options.subject)
     mask = None if options.mask is None else read_picture(options.mask)
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds)
     painter = Painter.load(options.model, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty())
-    settings = painter.settings(options.prompt, options.word, **picture_options(options), mask_mode=options.mask_mode)
+    with told_by_option():
+        settings = painter.settings(options.prompt, options.word, **given, mask_mode=options.mask_mode)
     scales = [settings.subject_scale, 0.0] if options.twin else [settings.subject_scale]
     wanted = [settings.model_copy(update={"seed": seed, "subject_scale": scale}) for scale in scales for seed in seeds]
     painting = painter.paint(subject, wanted, mask)
+    pictures = [{"image": str(path), "seed": seed} for path, seed in zip(outputs, seeds, strict=True)]
     for number, path in enumerate(outputs):
-        for older in _step_masks(path) if options.save_masks else []:
-            older.unlink()  # of a run with more steps
-        for kind, picture in _pictures(painting, number, options):
-            provenance = painting.provenances[number + len(seeds) * (kind == TWIN)]
-            save(picture, beside(path, kind), provenance if kind in ("", TWIN) and options.metadata else None)
+        pictures[number] |= _write(painting, number, path, options)
     if options.json:
-        print(json.dumps(_about(options, painting, outputs, seeds), allow_nan=False))
+        print(json.dumps(_about(options, painting, pictures), allow_nan=False))
         return
     print(*(f"{path} (seed {seed})" for path, seed in zip(outputs, seeds, strict=True)), sep="\n")
     for line in [*painting.report.lines(), *([_TWIN_COST] if options.twin else [])]:
@@ -91,7 +92,25 @@ def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
         older = _step_masks(path) if options.save_masks else []
         if older and not options.overwrite:
             raise InputError(f"{older[0]} exists; choose another name, or --overwrite it")
+        sources = {"the subject's picture": options.subject, "the mask": options.mask}
+        keep(sources, [*(beside(path, kind) for kind in kinds), *older])
     return paths
+
+
+def _write(painting: Painting, number: int, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Write a picture and what belongs to it; return the names of the latter's files by kind."""
+    for older in _step_masks(path) if options.save_masks else []:
+        older.unlink()  # of a run with more steps
+    steps: list[str] = []
+    written: dict[str, Any] = {}
+    for kind, picture in _pictures(painting, number, options):
+        provenance = painting.provenances[number + options.num_images * (kind == TWIN)]
+        save(picture, beside(path, kind), provenance if kind in ("", TWIN) and options.metadata else None)
+        if kind.startswith(MASK_STEP):
+            steps.append(str(beside(path, kind)))
+        elif kind:
+            written[kind.replace("-", "_")] = str(beside(path, kind))
+    return {**written, "mask_steps": steps} if steps else written
 
 
 def _step_masks(path: Path) -> list[Path]:
@@ -117,16 +136,10 @@ def _pictures(painting: Painting, number: int, options: argparse.Namespace) -> I
             yield f"{MASK_STEP}-{step:02d}", mask_picture(mask, picture.size)
 
 
-def _about(
-    options: argparse.Namespace, painting: Painting, outputs: Sequence[Path], seeds: Sequence[int]
-) -> dict[str, Any]:
-    pictures = [
-        {"image": str(path), "seed": seed, **({"twin": str(beside(path, TWIN))} if options.twin else {})}
-        for path, seed in zip(outputs, seeds, strict=True)
-    ]
+def _about(options: argparse.Namespace, painting: Painting, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     provenance = painting.provenances[0]
     return {
-        "pictures": pictures,
+        "pictures": list(pictures),
         "model": options.model,
         "settings": provenance.settings.model_dump(exclude={"seed"}),
         "made_by": provenance.model_dump(include={"weights", "device", "dtype", "threads", "versions"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -25,6 +26,22 @@ def beside(path: Path, kind: str) -> Path:
 def save(picture: Image.Image, path: Path, provenance: Provenance | None) -> None:
     """Write a picture with how it was made, if that shall be said."""
     write_picture(picture, path, None if provenance is None else provenance.png_texts())
+
+
+def keep(sources: Mapping[str, Path | None], outputs: Iterable[Path]) -> None:
+    """Check that nothing is written over what a picture is made of, under whatever name.
+
+    Args:
+        sources: files that are there, by what they are; None for one that was not given.
+        outputs: files that may be there.
+
+    Raises:
+        InputError: an output is one of the sources.
+    """
+    for output in outputs:
+        for what, source in sources.items():
+            if source is not None and output.exists() and output.samefile(source):
+                raise InputError(f"{output} is {what} itself, which is never overwritten; choose another name")
 
 
 def require_folder(folder: Path) -> None:

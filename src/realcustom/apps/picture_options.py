@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from realcustom.errors import InputError, did_you_mean
@@ -26,21 +29,78 @@ OPTIONS = {
 }
 """Options of the command, and their names in `PictureSettings`."""
 
+MASK_OPTIONS = {"mask": "mask", "mask-mode": "mask_mode"}
+"""Those of a mask that is given."""
+
 _ITS_OWN = ("prompt", "word", "seed")
 """Of these every command has its own way."""
 
+_COMMANDS_NAMES = {name: option for option, name in {**OPTIONS, **MASK_OPTIONS}.items() if option != "prompt"}
+_NAMED = re.compile(
+    r"""(?<!\w)'[^']*'|"[^"]*"|(?<![\w-])(?P<name>"""
+    + "|".join(_COMMANDS_NAMES)
+    + r""")(?:(?P<value>=)|(?=:|\ (?:must|is|are|was|\d)\b))"""
+)
+"""A quoted text, which is left as it is, or the name of a setting of which something is said."""
 
-def setting(option: str) -> str:
+
+def setting(option: str, others: Sequence[str] = ()) -> str:
     """Return the name in `PictureSettings` of an option of the command, written with or without its dashes.
+
+    Args:
+        option: its name.
+        others: options that could also have been meant.
 
     Raises:
         InputError: there is none.
     """
     name = option.removeprefix("--").replace("_", "-")
     if name not in OPTIONS:
-        hint = did_you_mean(name, list(OPTIONS)) or f" There are {', '.join(OPTIONS)}."
+        known = [*OPTIONS, *others]
+        hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
         raise InputError(f"there is no option {option!r} of a picture.{hint}")
     return OPTIONS[name]
+
+
+@contextmanager
+def told_by_option(dashes: str = "--") -> Iterator[None]:
+    """Let what is wrong with a setting be told by the name of its option, and not by that of the library's argument.
+
+    Args:
+        dashes: what options begin with, where they are typed.
+
+    Raises:
+        InputError: what was raised inside, in other words.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_NAMED.sub(lambda match: _renamed(match, dashes), str(error))) from error
+
+
+def _renamed(match: re.Match[str], dashes: str) -> str:
+    if match["name"] is None:
+        return match[0]
+    return f"{dashes}{_COMMANDS_NAMES[match['name']]}{' ' if match['value'] else ''}"
+
+
+def refuse_unused(given: Sequence[str], mask_mode: str | None, dashes: str = "--") -> None:
+    """Check that nothing is said of the word's mask where a given mask replaces it.
+
+    Args:
+        given: names of the options that were given.
+        mask_mode: how the given mask is taken.
+        dashes: what options begin with, where they are typed.
+
+    Raises:
+        InputError: an option would have no effect.
+    """
+    unused = [f"{dashes}{name}" for name in ("mask-scope", "mask-binary") if name in given]
+    if unused and mask_mode in (None, "replace"):
+        raise InputError(
+            f"{' and '.join(unused)} would have no effect, because the mask that is given replaces the word's; leave it "
+            f"out, or give {dashes}mask-mode intersect or union"
+        )
 
 
 def picture_options(options: argparse.Namespace) -> dict[str, Any]:

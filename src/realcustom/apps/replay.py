@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.outputs import beside, save
+from realcustom.apps.outputs import beside, keep, save
 from realcustom.errors import CheckFailed, InputError, in_one_line
+from realcustom.finding import EMBEDDED, is_hub_id
 from realcustom.painting import Painter
 from realcustom.pictures import read_picture, require_free
 from realcustom.provenance import Provenance, picture_hash, read_provenance
@@ -28,7 +29,7 @@ def replay(options: argparse.Namespace) -> None:
         CheckFailed: the new picture, which has been written, is another one.
     """
     quiet_libraries()
-    asked = read_provenance(options.picture)
+    asked, older = read_provenance(options.picture), read_picture(options.picture)
     output = options.output or beside(options.picture, AGAIN)
     require_free(output, overwrite=options.overwrite)
     subject = _same(read_picture(options.subject), asked.subject, "the subject's picture")
@@ -40,25 +41,39 @@ def replay(options: argparse.Namespace) -> None:
         )  # fmt: skip
     if mask is not None and asked.mask is not None:
         _same(mask, asked.mask, "the mask")
-    if asked.model_kind == "folder" and options.model is None:
-        raise InputError(f"the picture was made with a model in a folder called {asked.model!r}; give it with --model")
+    sources = {"the picture": options.picture, "the subject's picture": options.subject, "the mask": options.mask}
+    keep(sources, [output])
+    model = options.model or _named_model(asked)
     torch.set_num_threads(asked.threads)
     painter = Painter.load(
-        options.model or asked.model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
+        model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
         local_files_only=options.model is None,  # a picture of somebody else's may name any hub model
     )  # fmt: skip
     call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
     settings = [asked.settings.model_copy(update={"seed": seed, "subject_scale": scale}) for seed, scale in call]
+    painter.check(asked.settings)
     painting = painter.paint(subject, settings, mask)
     found, picture = painting.provenances[asked.call.index], painting.pictures[asked.call.index]
     save(picture, output, found if options.metadata else None)
-    _tell(options, asked, found, _largest_difference(picture, read_picture(options.picture)), str(output))
+    _tell(options, asked, found, (older, picture), str(output))
 
 
 def _same(picture: Image.Image, wanted: str, what: str) -> Image.Image:
     if picture_hash(picture) != wanted:
         raise InputError(f"{what} is another one than the picture was made with: its pixels differ")
     return picture
+
+
+def _named_model(asked: Provenance) -> str:
+    """Return the model that a picture names, which may be anybody's picture."""
+    if asked.model_kind == "folder":
+        raise InputError(f"the picture was made with a model in a folder called {asked.model!r}; give it with --model")
+    if not (asked.model in EMBEDDED if asked.model_kind == "embedded" else is_hub_id(asked.model)):
+        raise InputError(
+            f"the picture was made with a model called {asked.model!r}, of which there is no {asked.model_kind} one here; "
+            f"give it with --model"
+        )
+    return asked.model
 
 
 def _largest_difference(one: Image.Image, other: Image.Image) -> int:
@@ -69,13 +84,22 @@ def _largest_difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(levels[0] - levels[1]).max())
 
 
-def _tell(options: argparse.Namespace, asked: Provenance, found: Provenance, difference: int, output: str) -> None:
-    others = asked.differences(found)
+def _tell(
+    options: argparse.Namespace,
+    asked: Provenance,
+    found: Provenance,
+    pictures: tuple[Image.Image, Image.Image],
+    output: str,
+) -> None:
+    others, difference = asked.differences(found), _largest_difference(*pictures)
+    how = f"differs by up to {difference} of 255 levels"
+    if pictures[0].size != pictures[1].size:
+        before, now = (f"{one.width} x {one.height}" for one in pictures)
+        how = f"has {now} pixels, where PICTURE, which was changed since, has {before}"
     if options.json:
         print(json.dumps({"image": output, "identical": difference == 0, "difference": difference, "others": others}))
     else:
-        same = "identical" if difference == 0 else f"differs by up to {difference} of 255 levels"
-        print(f"{output} ({same})")
+        print(f"{output} ({'identical' if difference == 0 else how})")
         for line in others:
             print(f"  another {in_one_line(line)}", file=sys.stderr)
     if difference > 0:
@@ -84,4 +108,4 @@ def _tell(options: argparse.Namespace, asked: Provenance, found: Provenance, dif
             if others
             else ", although every recorded ingredient is the same"
         )
-        raise CheckFailed(f"the picture is not identical, it differs by up to {difference} of 255 levels{reason}")
+        raise CheckFailed(f"the picture is not identical, it {how}{reason}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from realcustom.apps.outputs import keep
 from realcustom.errors import InputError
-from realcustom.finding import picture_side
+from realcustom.finding import locate, picture_side
 from realcustom.loading import resolve
 from realcustom.pictures import read_picture, require_free, write_picture
 from realcustom.portrait import examine, fit_reference
@@ -21,6 +22,9 @@ def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_j
     if save is not None:
         require_free(save, overwrite=overwrite)
     opened = read_picture(picture)
+    if save is not None:
+        keep({"the subject's picture": picture}, [save])
+    locate(model)  # so that no network is asked for what is no name of a model
     side = picture_side(resolve(model))
     if side is None:
         raise InputError(f"{model} does not say how large its pictures are, in unet/config.json and vae/config.json")

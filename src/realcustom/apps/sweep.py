@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.outputs import require_folder, save
-from realcustom.apps.picture_options import picture_options, setting
+from realcustom.apps.outputs import keep, require_folder, save
+from realcustom.apps.picture_options import OPTIONS, picture_options, setting, told_by_option
 from realcustom.errors import InputError
-from realcustom.painting import Painter
+from realcustom.painting import Painter, random_seed
 from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
 from realcustom.provenance import PictureSettings
 
 GRID = "grid.png"
+_CELL = re.compile(r"cell-\d+-\d+\.png")
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,15 @@ class Axis:
 
     @classmethod
     def parse(cls, words: list[str] | None) -> Axis | None:
-        """Return the axis of `NAME VALUE VALUE ...`; None of nothing.
+        """Return the axis of `NAME VALUE VALUE ...`; None if there is none.
 
         Raises:
             InputError: there is no such option, or no value.
         """
         if words is None:
             return None
+        if not words:
+            raise InputError("an axis is written NAME VALUE VALUE ..., its name without dashes: --x mask-scope 0.1 0.5")
         option, *values = words
         setting(option)
         if not values:
@@ -53,16 +59,17 @@ def sweep(options: argparse.Namespace) -> None:
     assert across is not None
     if down is not None and setting(across.option) == setting(down.option):
         raise InputError(f"both axes are of {across.option}; choose two options")
+    settings = _shared(options, [across, down] if down else [across])
     subject = read_picture(options.subject)
     cells = {
         (row, column): options.output / f"cell-{row + 1}-{column + 1}.png"
         for row in range(len(down.values) if down else 1)
         for column in range(len(across.values))
     }
-    _claim(options.output, [options.output / GRID, *cells.values()], overwrite=options.overwrite)
+    stale = _claim(options.output, [*cells.values()], options.subject, overwrite=options.overwrite)
     painter = Painter.load(options.model, device=options.device, dtype=options.dtype)
-    base = painter.settings(options.prompt, options.word, seed=options.seed, **picture_options(options))
-    wanted = {place: _cell(painter, base, across, down, *place) for place in cells}
+    with told_by_option():
+        wanted = {place: _cell(painter, settings, across, down, *place) for place in cells}
     options.output.mkdir(exist_ok=True)
     pictures = []
     for done, (place, path) in enumerate(cells.items(), start=1):
@@ -73,6 +80,8 @@ def sweep(options: argparse.Namespace) -> None:
     labels = [f"{across.option} {value}" for value in across.values]
     rows = [f"{down.option} {value}" for value in down.values] if down else [""]
     write_picture(labelled_grid(pictures, labels, rows), options.output / GRID)
+    for path in stale:
+        path.unlink()
     if options.json:
         told = [{"image": str(path), "settings": wanted[place].model_dump()} for place, path in cells.items()]
         print(json.dumps({"grid": str(options.output / GRID), "cells": told}, allow_nan=False))
@@ -80,18 +89,33 @@ def sweep(options: argparse.Namespace) -> None:
         print(options.output / GRID)
 
 
+def _shared(options: argparse.Namespace, axes: list[Axis]) -> dict[str, Any]:
+    """Return the settings that all cells begin with, none of which may be an axis, too."""
+    given = {**picture_options(options), "seed": options.seed}
+    for axis in axes:
+        if given.get(setting(axis.option)) is not None:
+            option = next(name for name in OPTIONS if OPTIONS[name] == setting(axis.option))
+            raise InputError(f"--{option} was given, but the axis {axis.option} says it, too; leave one of them out")
+    seed = random_seed() if options.seed is None else options.seed
+    return {**given, "seed": seed, "prompt": options.prompt, "subject_word": options.word}
+
+
 def _cell(
-    painter: Painter, base: PictureSettings, across: Axis, down: Axis | None, row: int, column: int
+    painter: Painter, shared: Mapping[str, Any], across: Axis, down: Axis | None, row: int, column: int
 ) -> PictureSettings:
-    changed = {setting(across.option): across.values[column]}
+    values = {**shared, setting(across.option): across.values[column]}
     if down is not None:
-        changed[setting(down.option)] = down.values[row]
-    values = {**base.model_dump(), **changed}
+        values[setting(down.option)] = down.values[row]
     return painter.settings(values.pop("prompt"), values.pop("subject_word"), **values)
 
 
-def _claim(folder: Path, files: list[Path], *, overwrite: bool) -> None:
-    """Check that the files can be written into a folder that may have to be made."""
+def _claim(folder: Path, cells: list[Path], subject: Path, *, overwrite: bool) -> list[Path]:
+    """Return the cells of an older, larger grid, once all files can be written into a folder that may have to be made."""
     require_folder(folder)
-    for path in files if folder.is_dir() else ():
+    if not folder.is_dir():
+        return []
+    stale = sorted(path for path in folder.iterdir() if _CELL.fullmatch(path.name) and path not in cells)
+    for path in [folder / GRID, *cells, *stale]:
         require_free(path, overwrite=overwrite)
+        keep({"the subject's picture": subject}, [path])
+    return stale

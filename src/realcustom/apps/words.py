@@ -8,6 +8,7 @@ from dataclasses import asdict
 import transformers
 
 from realcustom.apps.console import quiet_libraries
+from realcustom.finding import locate
 from realcustom.loading import require_tokenizer, resolve
 from realcustom.prompts import SpokenWord, cut_off, spoken_words
 
@@ -19,6 +20,7 @@ def words(prompt: str, model: str, *, as_json: bool) -> None:
         InputError: there is no such model, or it has no tokenizer.
     """
     quiet_libraries()
+    locate(model)  # so that no network is asked for what is no name of a model
     folder = resolve(model)
     require_tokenizer(folder / "tokenizer")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
