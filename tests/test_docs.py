@@ -78,6 +78,10 @@ NOT_EXECUTED = {
     "pip install": "changes the environment",
     "realcustom data": "downloads; tests/unit/test_data.py has what it does, on small archives",
     "realcustom train": "takes hours; tests/e2e/test_whole_way.py trains every part of a toy model",
+    "realcustom convert": "needs the authors' files; tests/e2e/test_convert.py has some at toy size",
+    "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
+    "pipe = RealCustomPipeline.from_pretrained(": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
+    "from diffusers import StableDiffusionXLPipeline": "fetches SDXL; tests/unit/test_stock_pipelines.py has the same calls",
     "realcustom evaluate": "takes hours and the drawings; tests/unit/test_evaluation.py has a toy",
 }
 """How commands, or the first lines of Python blocks, begin that are not executed here, and why not."""

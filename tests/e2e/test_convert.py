@@ -1,0 +1,70 @@
+"""The authors' files, from the command to a picture on a base like theirs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from parity.official import about, weights
+from realcustom.apps.cli import main
+from realcustom.loading import load_part
+from reference.vit import timm_state
+
+
+@pytest.fixture
+def files(tmp_path):
+    """As the authors publish them: pickled, the encoders in files of their own."""
+    torch.save({key: one for key, one in weights("unet").items() if "vision" in key}, tmp_path / "RealCustom.pth")
+    torch.save(weights("unet"), tmp_path / "whole.pth")
+    torch.save(
+        timm_state(hidden=32, depth=2, patch=14, grid=27, dino=False, prefix="visual.trunk."), tmp_path / "siglip.bin"
+    )
+    torch.save(timm_state(hidden=32, depth=2, patch=14, grid=37, dino=True), tmp_path / "dino.bin")
+    (tmp_path / "sdxl.json").write_text(json.dumps(about("unet")["config"]))
+    return tmp_path
+
+
+def convert(folder, *more):
+    return main(["convert", str(folder / "RealCustom.pth"), "--config", str(folder / "sdxl.json"), *map(str, more)])
+
+
+def test_a_folder_of_all_parts(files, capsys):
+    encoders = ["--siglip", files / "siglip.bin", "--dino", files / "dino.bin"]
+    assert convert(files, *encoders, "-o", files / "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parts"] == ["adapter", "image_encoder", "image_encoder_2"]
+    assert not list((files / "out").rglob("*.bin"))
+    parts = load_part(files / "out")
+    assert set(parts) == set(told["parts"])
+    assert parts["image_encoder_2"].embeddings.position_embeddings.shape == (1, 1 + 27 * 27, 32)
+
+
+def test_the_bases_unet_is_written_if_it_is_there(files, capsys):
+    arguments = ["convert", str(files / "whole.pth"), "--config", str(files / "sdxl.json"), "-o", str(files / "out")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    counts = about("unet")["n_keys"]
+    assert (
+        f"{counts['added_by_vision_branch']} keys of the RealCustom part, {counts['plain_sdxl']} keys of the UNet"
+        in printed.err
+    )
+    assert set(load_part(files / "out")) == {"adapter", "unet"}
+    assert main(arguments) == 2
+    assert "must be the name of a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("sdxl.json", "{", "cannot be read"), ("sdxl.json", "[1]", "holds something else"),
+        ("RealCustom.pth", "no", "as a state dict"),
+    ],
+)  # fmt: skip
+def test_wrong_files_leave_nothing(files, capsys, name, content, told):
+    (files / name).write_text(content)
+    assert convert(files, "-o", files / "out") == 2
+    assert told in capsys.readouterr().err
+    assert not (files / "out").exists()
+    assert not list(files.glob(".out*"))
