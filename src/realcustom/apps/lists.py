@@ -56,7 +56,7 @@ def _csv(text: str) -> Sequence[Mapping[str, Any]]:
                 f"row {number} has {len(row)} cells, but there are {len(names)} columns; put a prompt that has a comma "
                 f'into quotes, as in ,"a toy, in the snow",'
             )
-    return [dict(zip(names, row, strict=False)) for row in rows]
+    return [dict(zip(names[: len(row)], row, strict=True)) for row in rows]
 
 
 def _without_the_empty_end(cells: Sequence[str]) -> list[str]:
