@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import diffusers
@@ -42,9 +44,6 @@ SCHEDULERS = {
 _PER_PICTURE = ("seed", "subject_scale")
 """Settings in which the pictures of one call may differ."""
 
-_LARGEST_SCALE = 1000.0
-"""Of a subject, as the pipeline has it."""
-
 
 @dataclass(frozen=True)
 class Painting:
@@ -63,10 +62,12 @@ class Painter:
     Args:
         pipeline: the model on its device.
         place: where it comes from.
+        adapter: folder or hub id of the RealCustom part that was put on it; None if it is the model's own.
     """
 
-    def __init__(self, pipeline: RealCustomPipeline, place: Place) -> None:
+    def __init__(self, pipeline: RealCustomPipeline, place: Place, adapter: str | None = None) -> None:
         self.pipeline, self.kind = pipeline, place.kind
+        self.adapter = Path(adapter).resolve().name if adapter and os.path.isdir(adapter) else adapter
         self.name = place.folder.resolve().name if place.kind == "folder" else place.name  # a picture tells no path
         self.weights = model_hash(pipeline)
         self._own_scheduler = pipeline.scheduler
@@ -76,6 +77,7 @@ class Painter:
     def load(
         cls,
         model: str,
+        adapter: str | None = None,
         *,
         device: str | None = None,
         dtype: str = "float32",
@@ -86,6 +88,7 @@ class Painter:
 
         Args:
             model: embedded model, folder or hub id.
+            adapter: folder or hub id of a RealCustom part for a model that has none.
             device: of torch.
             dtype: name of torch's type.
             progress: show a bar on standard error.
@@ -95,11 +98,10 @@ class Painter:
             InputError: there is no such model, or the device cannot be used.
         """
         place = locate(model)
-        pipeline = RealCustomPipeline.from_pretrained(
-            model, dtype=getattr(torch, dtype), local_files_only=local_files_only
-        )
+        part = {} if adapter is None else {"adapter": adapter}
+        pipeline = RealCustomPipeline.from_pretrained(model, dtype=dtype, local_files_only=local_files_only, **part)
         pipeline.set_progress_bar_config(disable=not progress)
-        return cls(to_device(pipeline, device), place)
+        return cls(to_device(pipeline, device), place, adapter)
 
     def settings(self, prompt: str, subject_word: str, **given: Any) -> PictureSettings:
         """Return complete settings that can be used: those not given, or None, are the model's own, the seed is drawn.
@@ -136,12 +138,9 @@ class Painter:
         """
         take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
         numbers = {"height", "width", "num_inference_steps", "guidance_scale", "subject_guidance_scale"}
-        self.pipeline.check_numbers(**settings.model_dump(include={*numbers, "mask_scope", "token_ratio"}))
-        if not abs(settings.subject_scale) <= _LARGEST_SCALE:
-            raise InputError(
-                f"subject_scale must be a number from -{_LARGEST_SCALE:g} to {_LARGEST_SCALE:g}, but is "
-                f"{settings.subject_scale}"
-            )
+        self.pipeline.check_numbers(
+            **settings.model_dump(include={*numbers, "mask_scope", "token_ratio", "subject_scale"})
+        )
         sampler = (settings.scheduler, settings.num_inference_steps)
         if sampler not in self._rehearsed:
             rehearse(self.pipeline, settings.num_inference_steps)
@@ -184,6 +183,7 @@ class Painter:
                 mask=None if mask is None else picture_hash(mask),
                 model=self.name,
                 model_kind=self.kind,
+                adapter=self.adapter,
                 weights=self.weights,
                 device=_device_name(self.pipeline.device),
                 dtype=cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch.")),

@@ -528,6 +528,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_scope: float,
         token_ratio: float,
         num_images_per_prompt: int = 1,
+        subject_scale: float = 1.0,
         eta: float = 0.0,
     ) -> None:
         """Check arguments of a call, with the scheduler at hand, before anything is computed.
@@ -548,6 +549,7 @@ class RealCustomPipeline(DiffusionPipeline):
         if not _is_number(token_ratio) or not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
+        scales["subject_scale"] = subject_scale
         _check_finite(scales)
         self._check_scheduler(num_inference_steps)
 

@@ -80,6 +80,8 @@ class Provenance(Options):
     model: str
     """Name of an embedded or hub model, or the last part of a folder's name."""
     model_kind: Literal["embedded", "folder", "hub"]
+    adapter: str | None = None
+    """Hub id, or last part of the folder's name, of the RealCustom part that was put on the model; None if it is its own."""
     weights: str
     """Hash of the model's weights and of its configuration, see `loading.model_hash`."""
     device: str
@@ -98,7 +100,7 @@ class Provenance(Options):
     def differences(self, other: Provenance) -> list[str]:
         """Return which ingredients of `other` are not this one's, a sentence each; settings are not compared."""
         found = []
-        for name in ("subject", "mask", "model", "model_kind", "weights", "device", "dtype", "threads"):
+        for name in ("subject", "mask", "model", "model_kind", "adapter", "weights", "device", "dtype", "threads"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 found.append(f"{name}: {theirs} instead of {mine}")

@@ -9,6 +9,7 @@ import transformers
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 
+from realcustom.apps.cli import main
 from realcustom.errors import InputError
 from realcustom.pipeline import RealCustomPipeline
 
@@ -258,3 +259,24 @@ class TestLoading:
             InputError, match=r"takes features 48 wide, but the AutoencoderKL of this pipeline gives 16"
         ):
             call(pipeline, Image.new("RGB", (9, 9)))
+
+
+def test_the_command_puts_an_adapter_on_a_base_and_makes_the_picture_again(
+    plus_plus, xl, subject, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    diffusers.StableDiffusionXLPipeline(**xl, add_watermarker=False).save_pretrained("base")
+    plus_plus.adapter.save_pretrained("part/adapter")
+    for name in ("image_encoder", "image_encoder_2"):
+        getattr(plus_plus, name).save_pretrained(f"part/{name}")
+    subject.save("dog.png")
+    given = ["--model", "base", "--device", "cpu"]
+    command = ["generate", "dog.png", PROMPT, "--word", "dog", "--steps", "2", "--seed", "1", "-o", "new.png", *given]
+    assert main(command) == 2  # the base alone can only make pictures of text
+    assert main([*command, "--adapter", "part"]) == 0
+    told = Image.open("new.png").text
+    assert '"adapter":"part"' in told["realcustom"]
+    assert str(tmp_path) not in "".join(told.values())
+    assert main(["replay", "new.png", "dog.png", *given]) == 2
+    assert main(["replay", "new.png", "dog.png", *given, "--adapter", "part"]) == 0
+    assert Image.open("new-again.png").tobytes() == Image.open("new.png").tobytes()

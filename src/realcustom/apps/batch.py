@@ -74,7 +74,7 @@ def batch(options: argparse.Namespace) -> None:
     rows = read_rows(options.list)
     folder: Path = options.output
     require_folder(folder)
-    painter = Painter.load(options.model, device=options.device, dtype=options.dtype)
+    painter = Painter.load(options.model, options.adapter, device=options.device, dtype=options.dtype)
     shared = {**picture_options(options), "seed": options.seed}
     jobs = _checked(rows, options.list.parent, painter, shared)
     if folder.is_dir():

@@ -175,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_words(commands)
     _add_subject_commands(commands)
+    _add_convert(commands)
     _add_models(commands)
     _add_licenses(commands)
     _add_doctor(commands)
@@ -252,6 +253,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--model", default="stickers", help="embedded model, folder or hub id")
+    add("--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, for a model that has none of its own")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
     add("--json", action="store_true", help="print one JSON object about the run on standard output")
@@ -272,6 +274,7 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     add("--output", "-o", type=_file, help="PNG to write; PICTURE's name with -again added if not given")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--model", help="embedded model, folder or hub id; the one that PICTURE names if not given")
+    add("--adapter", metavar="NAME", help="folder or hub id of the RealCustom part, if PICTURE was made with one")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     add("--no-metadata", action="store_false", dest="metadata", help="do not write into the PNG how it was made")
     add("--json", action="store_true", help="print one JSON object about the run on standard output")
@@ -454,6 +457,33 @@ def _words(options: argparse.Namespace) -> None:
     from realcustom.apps.words import words
 
     words(options.prompt, options.model, as_json=options.json)
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn the method's authors' files into a folder of safetensors",
+        description="Read the files that the authors of RealCustom published, which are pickled, as tensors and nothing else, "
+        "and write the adapter, the image encoders and the base's UNet, of those that they hold, as safetensors.",
+        epilog=_examples(
+            "convert RealCustom_highres.pth --config sdxl.json -o RealCustom",
+            "convert unet.pth RealCustom_highres.pth --config sdxl.json --siglip siglip.bin --dino dino.bin -o RealCustom",
+        ),
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="+", type=_file, help="of the UNet and the RealCustom part, in any order")
+    add("--config", type=_file, required=True, metavar="JSON", help="the authors' configuration of the UNet")
+    add(
+        "--siglip",
+        type=_file,
+        metavar="FILE",
+        help="of vit_so400m_patch14_siglip_384, under timm's or open_clip's names",
+    )
+    add("--dino", type=_file, metavar="FILE", help="of vit_large_patch14_reg4_dinov2, under timm's names")
+    add("--output", "-o", type=_file, required=True, metavar="FOLDER", help="to make")
+    add("--json", action="store_true", help="print one JSON object about what was found on standard output")
+    parser.set_defaults(run=_program("convert"))
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:

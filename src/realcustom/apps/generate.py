@@ -46,7 +46,9 @@ def generate(options: argparse.Namespace) -> None:
     mask = None if options.mask is None else read_picture(options.mask)
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds)
-    painter = Painter.load(options.model, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty())
+    painter = Painter.load(
+        options.model, options.adapter, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty()
+    )
     with told_by_option():
         settings = painter.settings(options.prompt, options.word, **given, mask_mode=options.mask_mode)
     scales = [settings.subject_scale, 0.0] if options.twin else [settings.subject_scale]

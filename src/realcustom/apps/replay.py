@@ -46,7 +46,7 @@ def replay(options: argparse.Namespace) -> None:
     model = options.model or _named_model(asked)
     torch.set_num_threads(asked.threads)
     painter = Painter.load(
-        model, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
+        model, options.adapter or _named_adapter(asked), device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
         local_files_only=options.model is None,  # a picture of somebody else's may name any hub model
     )  # fmt: skip
     call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
@@ -62,6 +62,15 @@ def _same(picture: Image.Image, wanted: str, what: str) -> Image.Image:
     if picture_hash(picture) != wanted:
         raise InputError(f"{what} is another one than the picture was made with: its pixels differ")
     return picture
+
+
+def _named_adapter(asked: Provenance) -> str | None:
+    """Return the RealCustom part that a picture names."""
+    if asked.adapter is not None and not is_hub_id(asked.adapter):
+        raise InputError(
+            f"the picture was made with an adapter in a folder called {asked.adapter!r}; give it with --adapter"
+        )
+    return asked.adapter
 
 
 def _named_model(asked: Provenance) -> str:

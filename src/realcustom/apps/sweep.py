@@ -67,7 +67,7 @@ def sweep(options: argparse.Namespace) -> None:
         for column in range(len(across.values))
     }
     stale = _claim(options.output, [*cells.values()], options.subject, overwrite=options.overwrite)
-    painter = Painter.load(options.model, device=options.device, dtype=options.dtype)
+    painter = Painter.load(options.model, options.adapter, device=options.device, dtype=options.dtype)
     with told_by_option():
         wanted = {place: _cell(painter, settings, across, down, *place) for place in cells}
     options.output.mkdir(exist_ok=True)
