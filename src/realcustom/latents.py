@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
+import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
@@ -19,11 +22,26 @@ def downscaling(vae: Autoencoder) -> int:
 
 def to_latents(vae: Autoencoder, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
     """Return the scaled latents of pixels in [-1, 1]; the mean, where the autoencoder gives a distribution."""
-    encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+    with _wide_enough(vae):
+        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     return latents * vae.config.scaling_factor
 
 
 def to_pixels(vae: Autoencoder, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
     """Return the pixels, about [-1, 1], of scaled latents."""
-    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    with _wide_enough(vae):
+        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+
+
+@contextmanager
+def _wide_enough(vae: Autoencoder) -> Iterator[None]:
+    """Let an autoencoder whose config says that float16 is too narrow for it, as that of SDXL, compute in float32."""
+    narrow = vae.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from realcustom.apps.cli import main
 from realcustom.errors import InputError
+from realcustom.latents import to_latents, to_pixels
 from realcustom.pipeline import RealCustomPipeline
 
 PROMPT = "a dog, too"
@@ -233,6 +234,20 @@ class TestSd:
         assert plain.images[0].getbbox() is not None
         expected = Image.new("RGB", plain.images[0].size) if flagged else plain.images[0]
         assert output.images[0].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(tiny, narrow):
+    vae = tiny.autoencoder_kl()
+    vae.register_to_config(force_upcast=narrow)
+    expected = to_pixels(vae, noise(32))
+    vae.half()
+    seen = []
+    vae.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].dtype))
+    torch.testing.assert_close(to_pixels(vae, noise(32).half()).float(), expected, atol=2e-2, rtol=2e-2)
+    assert seen == [torch.float32 if narrow else torch.float16]
+    assert vae.dtype == torch.float16
+    assert to_latents(vae, expected.half()).isfinite().all()
 
 
 class TestLoading:
