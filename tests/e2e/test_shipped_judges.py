@@ -26,7 +26,7 @@ def judges():
 def test_they_know_every_place_and_all_that_is_worn(judges):
     assert judges.labels["place"] == [place.name for place in PLACES]
     assert judges.labels["worn"] == ["", *sorted(WORN)]
-    assert len(judges.labels["beside"]) == 1 + 69
+    assert "beside" not in judges.labels  # it never saw a second thing on the benchmark
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> None:
     write_report(report, records, bench, options.output)
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))
-        print(f"{row:8}{values}")
+        print(f"{row:11}{values}")
     print(options.output / "report.html")
 
 
