@@ -78,7 +78,7 @@ NOT_EXECUTED = {
     "pip install": "changes the environment",
     "realcustom data": "downloads; tests/unit/test_data.py has what it does, on small archives",
     "realcustom train": "takes hours; tests/e2e/test_whole_way.py trains every part of a toy model",
-    "realcustom convert": "needs the authors' files; tests/e2e/test_convert.py has some at toy size",
+    "realcustom convert": "needs the authors' files; tests/e2e/test_official_files.py has some at toy size",
     "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
     "pipe = RealCustomPipeline.from_pretrained(": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
     "from diffusers import StableDiffusionXLPipeline": "fetches SDXL; tests/unit/test_stock_pipelines.py has the same calls",
