@@ -87,6 +87,8 @@ class AttentionTap:
     """Beginnings of the names of the layers that record; all of them if there are none."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
+    spreads: bool = False
+    """Whether self-attention is recorded, too."""
     self_attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Recorded with the word for each self-attention layer that is watched: queries and keys `[r, n, q, d]`."""
     strengths: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -193,7 +195,9 @@ class SubjectAttnProcessor:
     def _record(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, word: Tensor) -> None:
         """Keep the word's column of the attention map of the last samples; the map itself is dropped at once."""
         query, key = query[-len(word) :], key[-len(word) :]
-        logits = torch.einsum("bnqd,bntd->bnqt", query, key) * query.shape[-1] ** -0.5
+        logits = torch.einsum(
+            "bnqd,bntd->bnqt", query * query.shape[-1] ** -0.5, key
+        )  # scaled first: float16 is narrow
         if attention_mask is not None:
             logits = logits + attention_mask[-len(word) :]
         column = torch.einsum("bnqt,bt->bq", logits.float().softmax(dim=-1), word.float()) / query.shape[1]
@@ -225,7 +229,7 @@ class SelfAttnProcessor:
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, of the shape of `hidden_states`."""
-        if self.tap.word is not None:
+        if self.tap.word is not None and self.tap.spreads:
             cells = hidden_states[-len(self.tap.word) :]
             self.tap.self_attention[self.name] = (
                 _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
@@ -273,7 +277,7 @@ def attached(unet: UNet2DConditionModel, *, self_attention: bool = False) -> Ite
     Other layers keep their processors. On leaving, also by an exception, every layer has the very processor object that it
     had before.
     """
-    before, tap = dict(unet.attn_processors), AttentionTap()
+    before, tap = dict(unet.attn_processors), AttentionTap(spreads=self_attention)
     ours: dict[str, Any] = {
         f"{name}.processor": SubjectAttnProcessor(name, tap) for name in cross_attention_layers(unet)
     }

@@ -234,6 +234,7 @@ def siglip_of(state: State, *, heads: int = 16, image_size: int = 384) -> Siglip
     config = SiglipVisionConfig(**shapes.common(), num_attention_heads=heads, image_size=image_size,
                                 intermediate_size=shapes.hidden_mlp)  # fmt: skip
     config.vision_use_head = False
+    config.hidden_act = "gelu"  # timm's variant of patch size 14, which the authors load, has the exact one
     trunk["pos_embed"] = _resampled(trunk["pos_embed"], image_size // shapes.patch)[0]
     return _loaded(SiglipVisionModel, config, _renamed(trunk, _SIGLIP_NAMES), "the SigLIP encoder")
 

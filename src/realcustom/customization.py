@@ -112,11 +112,15 @@ class Customization:
         # frozen before the first evaluation would be no mask at all, so that there is always one
         return settings.frozen_after is None or len(self.masks) < max(1, settings.frozen_after)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Record, inside the `with` block, where the word looks; the T2I rows are the last ones of the batch."""
+    def watch(self) -> None:
+        """Let the UNet record where the word looks, if the next mask comes from there; T2I's rows are the last of the batch."""
         self.tap.watched = self.settings.layers
         self.tap.word = self.columns if self.needs_text else None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Do so inside the `with` block."""
+        self.watch()
         try:
             yield
         finally:

@@ -23,7 +23,7 @@ def downscaling(vae: Autoencoder) -> int:
 def to_latents(vae: Autoencoder, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
     """Return the scaled latents of pixels in [-1, 1]; the mean, where the autoencoder gives a distribution."""
     with _wide_enough(vae):
-        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+        encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
     return latents * vae.config.scaling_factor
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -59,18 +59,25 @@ def resolve(name: str | Path, **hub: Any) -> Path:
     return _snapshot(str(name), **hub)
 
 
-def wanted_files(files: Sequence[str], variant: str | None = None) -> list[str]:
-    """Return those of a hub repository's files that a model in diffusers' layout is loaded from.
+def wanted_files(files: Sequence[str], variant: str | None = None, parts: Sequence[str] | None = None) -> list[str]:
+    """Return those of a hub repository's files that are read.
 
-    Weights are taken from the components' folders only: what lies beside them is the same model in one file, for others.
+    Args:
+        files: all of them.
+        variant: of the weights; the plain ones where a part has none of it.
+        parts: folders of a model's components. None if the repository holds no model but a part alone, whose weights may
+            also lie beside the folders; beside those of a model the same weights lie again, in one file for others.
     """
     told = [name for name in files if name.endswith((".json", ".jsonl", ".txt", ".md", ".model"))]
-    weights = [name for name in files if name.endswith(".safetensors") and "/" in name]
+    weights: dict[str, list[str]] = {}
+    for name in files:
+        folder = name.rpartition("/")[0]
+        if name.endswith(".safetensors") and (parts is None or folder in parts):
+            weights.setdefault(folder, []).append(name)
     chosen = []
-    for folder in dict.fromkeys(name.rsplit("/", 1)[0] for name in weights):
-        own = [name for name in weights if name.rsplit("/", 1)[0] == folder]
-        plain = [name for name in own if re.fullmatch(r"[^.]+\.safetensors", name.rsplit("/", 1)[1])]
-        of_variant = [name for name in own if variant and f".{variant}" in name.rsplit("/", 1)[1]]
+    for own in weights.values():
+        plain = [name for name in own if re.fullmatch(r"[^.]+\.safetensors", name.rpartition("/")[2])]
+        of_variant = [name for name in own if variant and f".{variant}" in name.rpartition("/")[2]]
         chosen += of_variant or plain
     return sorted(told + chosen)
 
@@ -84,25 +91,49 @@ def _snapshot(
     cache_dir: str | Path | None = None,
     variant: str | None = None,
 ) -> Path:
-    """Return the folder of a hub model, fetched if that is allowed.
+    """Return the folder of what lies on the hub, fetched if that is allowed, or else as it was fetched before.
 
     Raises:
-        InputError: it can neither be reached nor found in the cache.
+        InputError: it can neither be reached nor found in the cache, or holds nothing but pickles.
     """
     where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
+    reason: Exception | None = None
+    if not local_files_only:
+        try:
+            return _fetched(name, token, variant, where)
+        except InputError:
+            raise
+        except Exception as error:  # the hub's library hands on whatever its connection raises
+            reason = error
     try:
-        if local_files_only:
-            return Path(snapshot_download(name, local_files_only=True, **where))
-        files = HfApi(token=token).list_repo_files(name, revision=revision)
-        return Path(snapshot_download(name, token=token, allow_patterns=wanted_files(files, variant), **where))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, OfflineModeIsEnabled) as error:
-        try:  # without a connection, what was fetched before
-            return Path(snapshot_download(name, local_files_only=True, **where))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError):
-            hint, reason = did_you_mean(name, EMBEDDED), f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"there is no embedded model, folder or reachable hub model called {name!r}.{hint} ({reason})"
-            ) from error
+        return Path(snapshot_download(name, local_files_only=True, **where))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = reason or error
+    raise InputError(
+        f"there is no embedded model, folder or reachable hub model called {name!r}.{did_you_mean(name, EMBEDDED)} "
+        f"({type(reason).__name__}: {reason})"
+    ) from reason
+
+
+def _fetched(name: str, token: str | None, variant: str | None, where: Mapping[str, Any]) -> Path:
+    files = HfApi(token=token).list_repo_files(name, revision=where["revision"])
+    parts = None
+    if "model_index.json" in files:
+        index = read_object(Path(hf_hub_download(name, "model_index.json", token=token, **where)))
+        parts = [part for part, entry in index.items() if isinstance(entry, list) and None not in entry]
+    if not any(one.endswith(".safetensors") for one in files):
+        pickled = sorted(one for one in files if one.endswith(_PICKLED))
+        raise InputError(f"{name} holds nothing in safetensors{_to_be_converted(pickled)}")
+    return Path(snapshot_download(name, token=token, allow_patterns=wanted_files(files, variant, parts), **where))
+
+
+_PICKLED = (".pth", ".bin", ".pt")
+
+
+def _to_be_converted(pickled: Sequence[str]) -> str:
+    if not pickled:
+        return ""
+    return f"; it holds {', '.join(pickled)}, which are pickled: convert them once with: realcustom convert FILE ... -o FOLDER"
 
 
 def construct(component: Any, arguments: Mapping[str, Any], what: str) -> Any:
@@ -212,12 +243,13 @@ def load_components(
     return loaded
 
 
-def load_part(name: str | Path, dtype: torch.dtype = torch.float32, **hub: Any) -> dict[str, Any]:
+def load_part(name: str | Path, dtype: torch.dtype = torch.float32, *, base: bool = True, **hub: Any) -> dict[str, Any]:
     """Return the components that a RealCustom part's folder holds: the adapter, and what it brings along.
 
     Args:
         name: a folder as `realcustom convert` writes it or an adapter was saved in, or a hub id, which is fetched.
         dtype: of the numbers.
+        base: also load the base's UNet, if the part brings one.
         **hub: `revision`, `token`, `local_files_only` and `cache_dir`.
 
     Raises:
@@ -227,15 +259,10 @@ def load_part(name: str | Path, dtype: torch.dtype = torch.float32, **hub: Any) 
     folder = Path(name) if os.path.isdir(name) else _snapshot(str(name), **hub)
     own = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not any(own.glob("*.safetensors*")):
-        pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in (".pth", ".bin", ".pt"))
-        hint = (
-            f"; it holds {', '.join(pickled)}, which are pickled: convert them once with: realcustom convert FILE ... -o FOLDER"
-            if pickled
-            else ""
-        )
-        raise InputError(f"{folder} holds no RealCustom adapter in safetensors{hint}")
+        pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in _PICKLED)
+        raise InputError(f"{folder} holds no RealCustom adapter in safetensors{_to_be_converted(pickled)}")
     parts: dict[str, Any] = {"adapter": load_strictly(RealCustomAdapter, own, dtype)}
-    for part in ("image_encoder", "image_encoder_2", "unet"):
+    for part in ("image_encoder", "image_encoder_2", *(["unet"] if base else [])):
         if (folder / part / "config.json").is_file():
             parts[part] = load_model(folder / part, dtype)
     return parts

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -37,17 +38,15 @@ from realcustom.masks import (
     NORMALIZATIONS,
     MaskMode,
     Normalization,
-    area_mask,
     coverage,
     resize_mask,
     resize_mask_by_height,
 )
-from realcustom.pictures import as_seen
 from realcustom.portrait import examine
 from realcustom.prompts import TextStates, cut_off, encode_prompts, encode_prompts_twice, find_word, word_columns
 from realcustom.report import RealCustomOutput, Report, SubjectMasks
-from realcustom.schedule import alpha_at, clean_latents, take_official_steps
-from realcustom.subjects import SubjectEncoder
+from realcustom.schedule import alpha_at, clean_latents, official_scheduler
+from realcustom.subjects import SubjectEncoder, given_mask
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +111,8 @@ class RealCustomPipeline(DiffusionPipeline):
             as in RC. A small model's noun may only be found in some of them.
     """
 
+    scheduler: SchedulerMixin
+
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->image_encoder_2->unet->vae"
     _exclude_from_cpu_offload = ["adapter"]  # noqa: RUF012  (small, and called in parts, which no hook sees)
     _optional_components = _OPTIONAL
@@ -159,7 +160,8 @@ class RealCustomPipeline(DiffusionPipeline):
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
             mask_layers=list(mask_layers),
         )
-        self._check_layers(mask_layers)
+        check_layers(unet, mask_layers)
+        self._interrupt = False
         if adapter is not None:
             check_fit(adapter, unet)
         self.vae_scale_factor = downscaling(vae)
@@ -191,7 +193,8 @@ class RealCustomPipeline(DiffusionPipeline):
         folder = resolve(pretrained_model_name_or_path, variant=variant, **hub)
         given = {name: kwargs.pop(name) for name in cls._component_names() if name in kwargs}
         if isinstance(given.get("adapter"), (str, Path)):
-            given |= load_part(given.pop("adapter"), dtype, **{key: hub[key] for key in hub if key != "revision"})
+            part = load_part(given.pop("adapter"), dtype, **{key: hub[key] for key in hub if key != "revision"})
+            given = {**part, **given}
         components = load_components(folder, cls._component_names(), given, dtype, variant)
         for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
             if name in given and given[name] is None:
@@ -360,23 +363,22 @@ class RealCustomPipeline(DiffusionPipeline):
                 nothing = [Image.new("RGB", (1, 1))] * len(subject_images)
                 black = encoder.views(self.adapter, nothing, portraits, negative, times, squashed=True)
 
-        # 5. Timesteps and first latents
-        if compat:
-            take_official_steps(self.scheduler, num_inference_steps, device)
-        else:
-            self._set_timesteps(num_inference_steps, device)
-        self._num_timesteps = len(self.scheduler.timesteps)
-        latents = self._first_latents(latents, generator, (samples, self.unet.config.in_channels, *grid), device, dtype)
+        with (
+            attached(self.unet, self_attention=mask_refined) as tap,
+            self._timesteps(num_inference_steps, device, compat),
+        ):
+            # 5. First latents
+            shape = (samples, self.unet.config.in_channels, *grid)
+            latents = self._first_latents(latents, generator, shape, device, dtype)
 
-        # 6. Denoise
-        with attached(self.unet, self_attention=mask_refined) as tap:
+            # 6. Denoise
             tap.latent_size, tap.text_cache = grid, {}
             tap.resize = resize_mask_by_height if compat else resize_mask
             customization = None
             if views is not None and self.adapter is not None:
                 mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
                 columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-                given = None if mask is None else _as_mask(mask, samples, mask_grid, device)
+                given = None if mask is None else given_mask(mask, samples, mask_grid, device)
                 settings = MaskSettings(
                     scope=mask_scope, normalization=own["mask_normalization"], binary=own["mask_binary"],
                     threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"], given=given,
@@ -509,14 +511,6 @@ class RealCustomPipeline(DiffusionPipeline):
         if self.text_encoder_2 is None:
             raise InputError("compat='official' is for Stable Diffusion XL, and this base has one text encoder")
 
-    def _check_layers(self, mask_layers: Sequence[str]) -> None:
-        layers = cross_attention_layers(self.unet)
-        if isinstance(mask_layers, str):
-            raise InputError(f"mask_layers must be a list of beginnings of names, but is the word {mask_layers!r}")
-        for beginning in mask_layers:
-            if not any(name.startswith(beginning) for name in layers):
-                raise InputError(f"no cross-attention layer begins with {beginning!r}; there are {', '.join(layers)}")
-
     def check_numbers(
         self,
         *,
@@ -562,6 +556,20 @@ class RealCustomPipeline(DiffusionPipeline):
         longest = self.scheduler.config.num_train_timesteps
         if num_inference_steps > longest:
             raise InputError(f"num_inference_steps must be at most {longest}, but is {num_inference_steps}")
+
+    @contextmanager
+    def _timesteps(self, num_inference_steps: int, device: torch.device, compat: str | None) -> Iterator[None]:
+        """Set the timesteps of a call; inside the `with` block the scheduler is the authors' if that is asked for."""
+        own = self.scheduler
+        if compat:
+            self.scheduler = official_scheduler(own, num_inference_steps, device)
+        else:
+            self._set_timesteps(num_inference_steps, device)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        try:
+            yield
+        finally:
+            self.scheduler = own
 
     def _set_timesteps(self, num_inference_steps: int, device: torch.device) -> None:
         try:
@@ -619,9 +627,11 @@ class RealCustomPipeline(DiffusionPipeline):
             shortest: see `encode_prompts`; SDXL's encoders always read all tokens.
         """
         if self.text_encoder_2 is None:
-            return encode_prompts(prompts, self.tokenizer, self.text_encoder, shortest=shortest)
+            return encode_prompts(
+                prompts, self.tokenizer, self.text_encoder, shortest=shortest, device=self._execution_device
+            )
         encoders = ((self.tokenizer, self.tokenizer_2), (self.text_encoder, self.text_encoder_2))
-        states = encode_prompts_twice(prompts, *encoders, projected=not compat)
+        states = encode_prompts_twice(prompts, *encoders, projected=not compat, device=self._execution_device)
         # The authors tell the UNet width and height the other way round.
         height, width = reversed(size) if compat else size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=states.states.device)
@@ -862,6 +872,20 @@ def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:
     return dict(_OF_RC if adapter is None or adapter.scoring is not None else _OF_RC_PLUS_PLUS)
 
 
+def check_layers(unet: UNet2DConditionModel, beginnings: Sequence[str]) -> None:
+    """Check beginnings of names of cross-attention layers.
+
+    Raises:
+        InputError: no layer of the UNet begins like one of them.
+    """
+    layers = cross_attention_layers(unet)
+    if isinstance(beginnings, str):
+        raise InputError(f"mask_layers must be a list of beginnings of names, but is the word {beginnings!r}")
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in layers):
+            raise InputError(f"no cross-attention layer begins with {beginning!r}; there are {', '.join(layers)}")
+
+
 def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:
     """Check that an adapter was made for the family of a UNet.
 
@@ -884,35 +908,3 @@ def _given_back(returned: Any, latents: Tensor) -> Tensor:
     if not isinstance(returned, Mapping) or not isinstance(returned.get("latents", latents), Tensor):
         raise InputError(f"callback_on_step_end must return nothing or a dict of tensors, but returned {returned!r}")
     return returned.get("latents", latents)
-
-
-def _as_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Return a mask of the caller's as `[samples, *grid]` float32."""
-    if isinstance(mask, SubjectMasks):
-        mask = mask.final
-    if isinstance(mask, Image.Image):
-        mask = torch.from_numpy(_grey_levels(mask))
-    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
-        mask = torch.from_numpy(np.ascontiguousarray(mask, np.float32))
-    if not isinstance(mask, Tensor):
-        raise InputError(
-            f"mask must be a picture, a tensor, an array or the masks of a run, but is a {type(mask).__name__}"
-        )
-    if mask.is_complex() or not mask.numel():
-        raise InputError(f"mask must hold real numbers, but is {list(mask.shape)} of {mask.dtype}")
-    if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[0] not in (1, samples)):
-        raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
-    if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
-        raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
-    batch = (mask[None] if mask.ndim == 2 else mask).float()
-    larger = batch.shape[1] > grid[0] or batch.shape[2] > grid[1]
-    fitted = area_mask(batch, grid) if larger else resize_mask(batch, grid)
-    return fitted.expand(samples, -1, -1).to(device)
-
-
-def _grey_levels(picture: Image.Image) -> np.ndarray:
-    """Return how bright a picture is, `[h, w]` float32 in [0, 1]; what is transparent is black."""
-    upright = as_seen(picture)
-    opaque = Image.new("LA", upright.size, 0)
-    opaque.alpha_composite(upright.convert("LA"))
-    return np.asarray(opaque.getchannel("L"), np.float32) / 255

@@ -222,7 +222,12 @@ class TextStates:
 
 @torch.no_grad()
 def encode_prompts(
-    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, *, shortest: bool = False
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder: PreTrainedModel,
+    *,
+    shortest: bool = False,
+    device: torch.device | None = None,
 ) -> TextStates:
     """Encode prompts.
 
@@ -231,6 +236,7 @@ def encode_prompts(
         tokenizer: of the text encoder.
         text_encoder: its last hidden states are used; padding is masked if its config says `use_attention_mask`.
         shortest: pad to the longest prompt only, which gives the same result where padding is masked.
+        device: to compute on; where the text encoder's weights lie if not given, which is elsewhere if they are offloaded.
     """
     encoded = tokenizer(
         list(prompts),
@@ -238,7 +244,7 @@ def encode_prompts(
         truncation=True,
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
-    ).to(text_encoder.device)
+    ).to(device or text_encoder.device)
     masked = getattr(text_encoder.config, "use_attention_mask", False)
     keep = encoded["attention_mask"] if masked else None
     states = text_encoder(encoded["input_ids"], attention_mask=keep)[0]
@@ -252,6 +258,7 @@ def encode_prompts_twice(
     text_encoders: Sequence[PreTrainedModel],
     *,
     projected: bool = True,
+    device: torch.device | None = None,
 ) -> TextStates:
     """Encode prompts by the two text encoders of Stable Diffusion XL.
 
@@ -261,6 +268,7 @@ def encode_prompts_twice(
         text_encoders: the last but one hidden states of both are put side by side.
         projected: take the second encoder's projected text embedding as SDXL does; the authors of RealCustom take what it
             projects, where that is as wide.
+        device: see `encode_prompts`.
 
     Raises:
         InputError: the second encoder gives nothing that fits.
@@ -270,7 +278,7 @@ def encode_prompts_twice(
         ids = tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
             return_tensors="pt",
-        ).input_ids.to(encoder.device)  # fmt: skip
+        ).input_ids.to(device or encoder.device)  # fmt: skip
         output = encoder(ids, output_hidden_states=True)
         states.append(output.hidden_states[-2])
         pooled = output.text_embeds if hasattr(output, "text_embeds") else None

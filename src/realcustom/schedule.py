@@ -1,9 +1,9 @@
-"""What the noise schedule says of a step, and the schedule of the authors' solver. Pure functions but for the last."""
+"""What the noise schedule says of a step, and the schedule of the authors' solver. Pure functions."""
 
 from __future__ import annotations
 
 import torch
-from diffusers import DPMSolverSinglestepScheduler
+from diffusers import DDIMScheduler, DPMSolverSinglestepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
@@ -47,22 +47,27 @@ def official_orders(num_inference_steps: int) -> list[int]:
     return [2 if step and step % 2 == 0 else 1 for step in range(num_inference_steps)]
 
 
-def take_official_steps(scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | str) -> None:
-    """Set a scheduler to the authors' steps: their timesteps, and for DPM-Solver++ (2S) their orders and last sigma.
+def official_scheduler(
+    scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device | str
+) -> SchedulerMixin:
+    """Return a scheduler like another one, set to the authors' steps: their timesteps, orders and last sigma.
 
     Raises:
         InputError: the scheduler is none of those that the authors have.
     """
     if isinstance(scheduler, DPMSolverSinglestepScheduler):
-        scheduler.register_to_config(final_sigmas_type="sigma_min", solver_order=2, lower_order_final=False)
-        steps = official_timesteps(num_inference_steps, scheduler.config.num_train_timesteps)
-        scheduler.set_timesteps(timesteps=steps, device=device)
-        scheduler.order_list = official_orders(num_inference_steps)
-    elif type(scheduler).__name__ == "DDIMScheduler":
-        scheduler.register_to_config(timestep_spacing="trailing")
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        theirs = {"final_sigmas_type": "sigma_min", "solver_order": 2, "lower_order_final": False}
+        plain = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+        official = DPMSolverSinglestepScheduler.from_config(scheduler.config, **theirs, **plain)
+        steps = official_timesteps(num_inference_steps, official.config.num_train_timesteps)
+        official.set_timesteps(timesteps=steps, device=device)
+        official.order_list = official_orders(num_inference_steps)
+    elif isinstance(scheduler, DDIMScheduler):
+        official = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+        official.set_timesteps(num_inference_steps, device=device)
     else:
         raise InputError(
             f"compat='official' knows DPMSolverSinglestepScheduler and DDIMScheduler, but the pipeline has a "
             f"{type(scheduler).__name__}"
         )
+    return official

@@ -9,7 +9,7 @@ ControlNet, other tasks and few-step schedules go on working.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.attention import AttentionTap, SubjectAttnProcessor, attention_grid, cross_attention_layers
+from realcustom.attention import (
+    AttentionTap,
+    SelfAttnProcessor,
+    SubjectAttnProcessor,
+    attention_grid,
+    cross_attention_layers,
+)
 from realcustom.customization import Customization, MaskSettings
 from realcustom.errors import InputError
 from realcustom.loading import load_part
-from realcustom.pipeline import check_fit, defaults_of
+from realcustom.pipeline import check_fit, check_layers, defaults_of
 from realcustom.portrait import examine
-from realcustom.prompts import TargetWord, TextStates, find_word, word_columns
+from realcustom.prompts import TextStates, find_word, word_columns
 from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
-from realcustom.subjects import SubjectEncoder
+from realcustom.subjects import SubjectEncoder, given_mask
 
 _ATTRIBUTE = "_realcustom"
 
@@ -48,10 +54,10 @@ class _Attachment:
 
     pipeline: DiffusionPipeline
     adapter: RealCustomAdapter
-    image_encoder: Any
-    image_encoder_2: Any
     processors: Mapping[str, Any]
     """Those that the UNet had before."""
+    image_encoder: Any = None
+    image_encoder_2: Any = None
     tap: AttentionTap = field(default_factory=AttentionTap)
     handles: list[Any] = field(default_factory=list)
     subject: _Subject | None = None
@@ -60,22 +66,27 @@ class _Attachment:
     direct: bool = False
     settings: MaskSettings = field(default_factory=MaskSettings)
     token_ratio: float = 0.8
-    words: list[TargetWord] = field(default_factory=list)
+    prompts: Sequence[str] = ()
+    """Of the run at hand."""
     run: Customization | None = None
     """The run at hand; None until the UNet is called for the first time in it."""
+    states: Tensor | None = None
+    """What the UNet was told then: the text of every picture."""
+    call: tuple[Any, Any] = ((), {})
+    """What the UNet call at hand was given."""
+    ended: bool = False
 
     def begin(self, prompts: Sequence[str]) -> None:
-        """Remember the words of a new run's prompts."""
-        subject, self.run = self.subject, None
-        if subject is None:
-            return
-        tokenizer = self.pipeline.tokenizer
-        self.words = [find_word(prompt, subject.word, tokenizer, occurrence=subject.occurrence) for prompt in prompts]
+        """Begin a new run, of which nothing is known but its prompts."""
+        self.prompts, self.run, self.states, self.ended = prompts, None, None, False
 
     def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Let the UNet record where the words look, if the next mask comes from there."""
-        if self.subject is None or self.scale == 0:
+        self.tap.word = None
+        if self.subject is None or self.scale == 0 or self.ended:
             return
+        if getattr(self.pipeline, "do_perturbed_attention_guidance", False):
+            raise InputError("RealCustom does not know perturbed-attention guidance; take pag_scale=0 or unload it")
         sample, states = (
             _argument(arguments, named, 0, "sample"),
             _argument(arguments, named, 2, "encoder_hidden_states"),
@@ -83,16 +94,23 @@ class _Attachment:
         if not all(isinstance(one, SubjectAttnProcessor) for one in self._own_processors(module)):
             raise InputError("other attention processors have replaced RealCustom's; set them before load_realcustom")
         if self.run is None:
-            self.run = self._customization(sample, states)
-        self.tap.latent_size = (sample.shape[2], sample.shape[3])
-        self.tap.word = self.run.columns if self.run.needs_text else None
+            self.run, self.states = self._customization(sample, states)
+        elif not self._is_this_run(states):
+            return  # another pipeline that has this UNet, too
+        # Of lists the UNet takes what it has used, and it is called twice.
+        self.call = arguments, {name: list(one) if isinstance(one, list) else one for name, one in named.items()}
+        self.tap.latent_size, self.tap.spreads = (sample.shape[2], sample.shape[3]), self.run.settings.refined
+        self.run.watch()
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         """Return the UNet's output with the conditional rows of the customized picture."""
         run, self.tap.word = self.run, None
-        if self.subject is None or self.scale == 0 or run is None:
+        states = _argument(arguments, named, 2, "encoder_hidden_states")
+        if self.subject is None or self.scale == 0 or run is None or self.ended or not self._is_this_run(states):
             return None
         sample, timestep = _argument(arguments, named, 0, "sample"), _argument(arguments, named, 1, "timestep")
+        timestep = torch.as_tensor(timestep).flatten()[0]
+        self.ended = bool(timestep == self.pipeline.scheduler.timesteps[-1])
         predicted = output[0] if isinstance(output, tuple) else output.sample
         batch, pictures = len(sample), len(run.scales)
         if batch not in (pictures, 2 * pictures):
@@ -104,10 +122,10 @@ class _Attachment:
         if not len(rows):
             return None
         places = rows + batch - pictures
-        alpha = alpha_at(self.pipeline.scheduler.alphas_cumprod, torch.as_tensor(timestep).flatten()[0])
         channels = self.adapter.config["latent_channels"]  # an inpainting UNet sees a mask and a picture behind them
-        with run.acting(sample[places][:, :channels], alpha, rows):
-            painted = module.forward(*_rows(arguments, places, batch), **_rows(named, places, batch))
+        with run.acting(sample[places][:, :channels], alpha_at(self.pipeline.scheduler.alphas_cumprod, timestep), rows):
+            again, by_name = _rows(self.call, places, batch)
+            painted = module.forward(*again, **by_name)
         painted = painted[0] if isinstance(painted, tuple) else painted.sample
         text = predicted[places]
         if not self.direct:
@@ -116,33 +134,47 @@ class _Attachment:
         customized = predicted.index_copy(0, places, painted.to(predicted))
         return (customized, *output[1:]) if isinstance(output, tuple) else type(output)(sample=customized)
 
-    def _customization(self, sample: Tensor, states: Tensor) -> Customization:
+    def _is_this_run(self, states: Tensor) -> bool:
+        known = self.states
+        return known is not None and len(states) >= len(known) and torch.equal(states[-len(known) :], known)
+
+    def _customization(self, sample: Tensor, states: Tensor) -> tuple[Customization, Tensor]:
+        """Return a new run, and the text of its pictures."""
         subject = self.subject
         assert subject is not None
-        if not self.words:
+        prompts = self.prompts or subject.prompts
+        if not prompts:
             raise InputError(
                 "the pipeline was given the prompt's states and not its words; name the prompts in set_realcustom_subject"
             )
-        halves = 2 if getattr(self.pipeline, "do_classifier_free_guidance", False) else 1
+        words = [
+            find_word(prompt, subject.word, self.pipeline.tokenizer, occurrence=subject.occurrence)
+            for prompt in prompts
+        ]
+        halves = 2 if self.pipeline.do_classifier_free_guidance else 1
         pictures = len(sample) // halves
-        if len(sample) % halves or pictures % len(self.words):
-            raise InputError(f"the UNet was called with {len(sample)} rows for {len(self.words)} prompts")
-        times = pictures // len(self.words)
+        if len(sample) % halves or pictures % len(words):
+            raise InputError(f"the UNet was called with {len(sample)} rows for {len(words)} prompts")
         device, dtype = sample.device, sample.dtype
         self.adapter.to(device, dtype)
-        for encoder in (self.image_encoder, self.image_encoder_2):
-            if encoder is not None:
-                encoder.to(device)
-        text = TextStates(states[-pictures:].to(dtype), None)
+        for part in (self.image_encoder, self.image_encoder_2):
+            if part is not None:
+                part.to(device)
+        own = states[-pictures:]
         encoder = SubjectEncoder(self.pipeline.vae, _side(self.pipeline), self.image_encoder, self.image_encoder_2)
         with torch.no_grad():
             views = encoder.views(
-                self.adapter, [subject.picture], [examine(subject.picture, encoder.reference_side)], text, pictures
-            )
-        columns = word_columns(self.words, states.shape[1]).repeat_interleave(times, dim=0).to(device)
+                self.adapter, [subject.picture], [examine(subject.picture, encoder.reference_side)],
+                TextStates(own.to(dtype), None), pictures,
+            )  # fmt: skip
+        columns = word_columns(words, states.shape[1]).repeat_interleave(pictures // len(words), dim=0).to(device)
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
+        settings = self.settings
+        if settings.given is not None:
+            settings = replace(settings, given=given_mask(settings.given, pictures, grid, device))
         scales = torch.full((pictures,), self.scale, device=device)
-        return Customization(self.adapter, self.tap, views, columns, scales, grid, self.settings, self.token_ratio)
+        run = Customization(self.adapter, self.tap, views, columns, scales, grid, settings, self.token_ratio)
+        return run, own
 
     def _own_processors(self, module: nn.Module) -> list[Any]:
         layers = cross_attention_layers(_stock(module))
@@ -170,7 +202,9 @@ def load_realcustom(
     if getattr(pipeline, _ATTRIBUTE, None) is not None:
         raise InputError("this pipeline has a RealCustom adapter; call unload_realcustom first")
     unet = getattr(pipeline, "unet", None)
-    if unet is None or not hasattr(pipeline, "encode_prompt"):
+    if unet is None or not all(
+        hasattr(type(pipeline), one) for one in ("encode_prompt", "do_classifier_free_guidance")
+    ):
         raise InputError(
             f"RealCustom attaches to Stable Diffusion pipelines with a UNet, not to a {type(pipeline).__name__}"
         )
@@ -178,22 +212,20 @@ def load_realcustom(
     if isinstance(adapter, RealCustomAdapter):
         parts["adapter"] = adapter
     else:
-        parts |= {name: part for name, part in load_part(adapter, unet.dtype, **hub).items() if name != "unet"}
+        parts = {
+            **load_part(adapter, unet.dtype, base=False, **hub),
+            **{name: one for name, one in parts.items() if one},
+        }
     stock = _stock(unet)
     check_fit(parts["adapter"], stock)
     before = dict(stock.attn_processors)
     if any("IPAdapter" in type(one).__name__ for one in before.values()):
         raise InputError("this pipeline has an IP-Adapter, whose attention RealCustom's would replace; unload it first")
     attachment = _Attachment(pipeline=pipeline, processors=before, **parts)
-    defaults = defaults_of(attachment.adapter)
-    attachment.direct = defaults["guidance"] == "direct"
-    attachment.subject_guidance_scale = defaults["subject_guidance_scale"]
-    attachment.settings = MaskSettings(
-        scope=defaults["mask_scope"],
-        normalization=defaults["mask_normalization"],
-        frozen_after=defaults["mask_frozen_after"],
-    )
-    ours = {f"{name}.processor": SubjectAttnProcessor(name, attachment.tap) for name in cross_attention_layers(stock)}
+    attachment.direct = defaults_of(attachment.adapter)["guidance"] == "direct"
+    layers, tap = cross_attention_layers(stock), attachment.tap
+    ours: dict[str, Any] = {f"{name}.processor": SubjectAttnProcessor(name, tap) for name in layers}
+    ours |= {name: SelfAttnProcessor(name.removesuffix(".processor"), tap) for name in before if name not in ours}
     stock.set_attn_processor({**before, **ours})
     attachment.handles = [
         unet.register_forward_pre_hook(attachment.before, with_kwargs=True),
@@ -235,15 +267,19 @@ def set_realcustom_subject(
     if not isinstance(word, str) or not word.strip():
         raise InputError(f"word must be the word of the prompt that stands for the subject, but is {word!r}")
     prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
+    defaults = defaults_of(attachment.adapter)
+    settings = mask_settings or MaskSettings(
+        scope=defaults["mask_scope"],
+        normalization=defaults["mask_normalization"],
+        frozen_after=defaults["mask_frozen_after"],
+    )
+    check_layers(_stock(pipeline.unet), settings.layers)
     attachment.subject = _Subject(image, word, occurrence, prompts)
-    attachment.token_ratio = token_ratio
-    if subject_guidance_scale is not None:
-        attachment.subject_guidance_scale = subject_guidance_scale
-    if mask_settings is not None:
-        attachment.settings = mask_settings
-    attachment.words, attachment.run = [], None
-    if prompts:
-        attachment.begin(prompts)
+    attachment.token_ratio, attachment.settings = token_ratio, settings
+    attachment.subject_guidance_scale = (
+        defaults["subject_guidance_scale"] if subject_guidance_scale is None else subject_guidance_scale
+    )
+    attachment.begin(prompts or ())
 
 
 def set_realcustom_scale(pipeline: DiffusionPipeline, scale: float) -> None:
@@ -299,9 +335,7 @@ def _watch_prompts(pipeline: DiffusionPipeline, attachment: _Attachment) -> None
 
     @wraps(encode)
     def encode_prompt(prompt: Any = None, *arguments: Any, **named: Any) -> Any:
-        subject = attachment.subject
-        said = (prompt,) if isinstance(prompt, str) else prompt
-        attachment.begin(said or (subject.prompts if subject else None) or ())
+        attachment.begin((prompt,) if isinstance(prompt, str) else prompt or ())
         return encode(prompt, *arguments, **named)
 
     pipeline.encode_prompt = encode_prompt

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.image_processor import VaeImageProcessor
+import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,10 +18,12 @@ from realcustom.adapter import RealCustomAdapter
 from realcustom.customization import SubjectViews
 from realcustom.errors import InputError
 from realcustom.latents import Autoencoder, to_latents
+from realcustom.masks import area_mask, resize_mask
 from realcustom.pictures import as_seen
 from realcustom.portrait import Portrait, cells_within, fit_reference, fitted_box
 from realcustom.projector import latent_features
 from realcustom.prompts import TextStates
+from realcustom.report import SubjectMasks
 from realcustom.vision import ImageFeatures, clip_features, twin_features
 
 
@@ -65,11 +68,10 @@ class SubjectEncoder:
             InputError: the adapter was made for another encoder.
         """
         side, device, dtype = self.reference_side, text.states.device, text.states.dtype
-        seen = [
-            as_seen(one).convert("RGB").resize((side, side)) if squashed else fit_reference(one, side)
-            for one in pictures
-        ]
-        features = self.features(VaeImageProcessor().preprocess(seen, height=side, width=side).to(device), adapter)
+        pixels = torch.cat(
+            [_squashed(one, side) if squashed else _pixels(fit_reference(one, side)) for one in pictures]
+        )
+        features = self.features(pixels.to(device), adapter)
         wanted, width = adapter.config["feature_dim"], features.deep.shape[2]
         if width != wanted:
             encoder = type(self.image_encoder or self.vae).__name__
@@ -84,14 +86,21 @@ class SubjectEncoder:
         frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
         return SubjectViews(tokens, adapter.keys_values(tokens), text, present, frames)
 
-    def features(self, pixels: Tensor, adapter: RealCustomAdapter) -> ImageFeatures:
-        """Return the features of square pictures `[n, 3, h, w]` in [-1, 1]."""
+    def features(self, levels: Tensor, adapter: RealCustomAdapter) -> ImageFeatures:
+        """Return the features of square pictures `[n, 3, h, w]` in [0, 1].
+
+        Raises:
+            InputError: the adapter does not say which layers its features are of.
+        """
         if self.image_encoder is None:
-            return ImageFeatures(latent_features(to_latents(self.vae, pixels)))
-        levels = (pixels + 1) / 2
+            return ImageFeatures(latent_features(to_latents(self.vae, 2 * levels - 1)))
         if self.image_encoder_2 is None:
             return clip_features(levels, self.image_encoder)
         layers = adapter.config["feature_layers"]
+        if not layers:
+            raise InputError(
+                "the adapter's feature_layers must say which layers of siglip and dino it takes, but it has none"
+            )
         return twin_features(
             levels, self.image_encoder, self.image_encoder_2, siglip_layers=layers["siglip"], dino_layers=layers["dino"]
         )
@@ -106,8 +115,61 @@ class SubjectEncoder:
         return shown.repeat(1, tokens // features)  # shallow tokens lie behind the deep ones
 
 
+def _pixels(picture: Image.Image) -> Tensor:
+    """Return a picture `[1, 3, h, w]` in [0, 1]."""
+    levels = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
+    return rearrange(levels, "h w c -> 1 c h w")
+
+
+def _squashed(picture: Image.Image, side: int) -> Tensor:
+    """Return a picture brought to a square as the authors do it: bilinearly, every pixel between four."""
+    return F.interpolate(_pixels(as_seen(picture)), (side, side), mode="bilinear", align_corners=False)
+
+
 def as_arguments(features: ImageFeatures, dtype: torch.dtype) -> tuple[Any, ...]:
     """Return the features that there are, as an adapter takes them."""
     if features.local is None:
         return (features.deep.to(dtype),)
     return features.deep.to(dtype), features.local.to(dtype), [layer.to(dtype) for layer in features.shallow]
+
+
+def given_mask(mask: Any, samples: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return a mask that a user gave as `[samples, *grid]` float32.
+
+    Args:
+        mask: `[h, w]` or `[b, h, w]` in [0, 1] of any size, a grey picture, or the masks of an earlier run.
+        samples: how many pictures it is for.
+        grid: height and width of masks.
+        device: of the result.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if isinstance(mask, SubjectMasks):
+        mask = mask.final
+    if isinstance(mask, Image.Image):
+        mask = torch.from_numpy(_grey_levels(mask))
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
+        mask = torch.from_numpy(np.ascontiguousarray(mask, np.float32))
+    if not isinstance(mask, Tensor):
+        raise InputError(
+            f"mask must be a picture, a tensor, an array or the masks of a run, but is a {type(mask).__name__}"
+        )
+    if mask.is_complex() or not mask.numel():
+        raise InputError(f"mask must hold real numbers, but is {list(mask.shape)} of {mask.dtype}")
+    if mask.ndim not in (2, 3) or (mask.ndim == 3 and mask.shape[0] not in (1, samples)):
+        raise InputError(f"mask must be [h, w] or [{samples}, h, w], but is {list(mask.shape)}")
+    if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
+        raise InputError(f"mask must lie between 0 and 1, but spans {float(mask.min()):.3g} to {float(mask.max()):.3g}")
+    batch = (mask[None] if mask.ndim == 2 else mask).float()
+    larger = batch.shape[1] > grid[0] or batch.shape[2] > grid[1]
+    fitted = area_mask(batch, grid) if larger else resize_mask(batch, grid)
+    return fitted.expand(samples, -1, -1).to(device)
+
+
+def _grey_levels(picture: Image.Image) -> np.ndarray:
+    """Return how bright a picture is, `[h, w]` float32 in [0, 1]; what is transparent is black."""
+    upright = as_seen(picture)
+    opaque = Image.new("LA", upright.size, 0)
+    opaque.alpha_composite(upright.convert("LA"))
+    return np.asarray(opaque.getchannel("L"), np.float32) / 255

@@ -95,7 +95,9 @@ def _side_by_side(
     siglip_layers: Sequence[int],
     dino_layers: Sequence[int],
 ) -> list[Tensor]:
-    levels = (pixels * 255).floor().clamp(0, 255) / 255  # the encoders were fed with 8-bit pictures
+    levels = (pixels * 255 + 1e-3).floor().clamp(
+        0, 255
+    ) / 255  # of 8 bits, as the encoders were fed; rounding is no level
     by_siglip = siglip(_normalized(levels, _OF_SIGLIP).to(siglip.dtype), output_hidden_states=True).hidden_states
     by_dino = dino(_normalized(levels, _OF_DINO).to(dino.dtype), output_hidden_states=True).hidden_states
     beside_patches = 1 + dino.config.num_register_tokens

@@ -14,7 +14,7 @@ from realcustom.guidance import Guidance
 from realcustom.masks import resize_mask_by_height
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates
-from realcustom.schedule import take_official_steps
+from realcustom.schedule import official_scheduler
 
 TOLERANCE = 5e-4
 LOOP = about("loop")["loop"]
@@ -50,7 +50,7 @@ def run(parts, scheduler=None, **mask):
         tokens = adapter.tokens(*(golden[f"input.{name}{kind}"] for name in ("deep", "deep_local")))
         tokens = tokens.repeat_interleave(samples, dim=0)
         views.append(SubjectViews(tokens, adapter.keys_values(tokens), text))
-    take_official_steps(scheduler, steps, "cpu")
+    scheduler = pipeline.scheduler = official_scheduler(scheduler, steps, "cpu")
     found = {"latents": [], "guided": []}
     stepped = scheduler.step
 
@@ -115,5 +115,5 @@ def test_binary_masks(parts):
 
 def test_the_timesteps(parts):
     scheduler = DPMSolverSinglestepScheduler(**SCHEDULE)
-    take_official_steps(scheduler, LOOP["steps"], "cpu")
+    scheduler = official_scheduler(scheduler, LOOP["steps"], "cpu")
     assert scheduler.timesteps.tolist() == tensors("loop")["timesteps"].tolist()

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverSinglestepScheduler
 
 from parity.official import about, deviation, tensors
-from realcustom.schedule import alpha_at, clean_latents, official_orders, official_timesteps, take_official_steps
+from realcustom.schedule import alpha_at, clean_latents, official_orders, official_scheduler, official_timesteps
 
 TOLERANCE = 1e-4
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -41,7 +41,7 @@ def test_trajectories(run):
         scheduler = DPMSolverSinglestepScheduler(**settings)
     else:
         scheduler = DDIMScheduler(**{"clip_sample": False, **settings, **EXTRAS[kind]})
-    take_official_steps(scheduler, count, "cpu")
+    scheduler = official_scheduler(scheduler, count, "cpu")
     assert scheduler.timesteps.tolist() == golden[f"{solver}.{steps}.timesteps"].tolist()
     latents, found, clean = golden["sample0"], [], []
     for number, timestep in enumerate(scheduler.timesteps):

@@ -19,9 +19,7 @@ def linear(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
-def gelu(x: np.ndarray, *, tanh: bool) -> np.ndarray:
-    if tanh:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
@@ -50,7 +48,7 @@ def patches(picture: np.ndarray, weights: Weights) -> np.ndarray:
     )
 
 
-def layers(picture: np.ndarray, weights: Weights, heads: int, *, tanh: bool) -> list[np.ndarray]:
+def layers(picture: np.ndarray, weights: Weights, heads: int) -> list[np.ndarray]:
     """Return the raw outputs of all blocks for one picture: of the patches only."""
     x = patches(picture, weights) + weights["pos_embed"][0]
     beside = 0
@@ -63,7 +61,7 @@ def layers(picture: np.ndarray, weights: Weights, heads: int, *, tanh: bool) -> 
         name = f"blocks.{len(outputs)}"
         scales = [weights.get(f"{name}.ls{number}.gamma", np.ones(1)) for number in (1, 2)]
         x = x + scales[0] * attention(norm(x, weights, f"{name}.norm1"), weights, f"{name}.attn", heads)
-        hidden = gelu(linear(norm(x, weights, f"{name}.norm2"), weights, f"{name}.mlp.fc1"), tanh=tanh)
+        hidden = gelu(linear(norm(x, weights, f"{name}.norm2"), weights, f"{name}.mlp.fc1"))
         x = x + scales[1] * linear(hidden, weights, f"{name}.mlp.fc2")
         outputs.append(x[beside:])
     return outputs

@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from realcustom.adapter import RealCustomAdapter
@@ -121,8 +122,58 @@ REPOSITORY = [
 def test_only_the_files_that_are_read_are_fetched():
     told = {"README.md", "model_index.json", "unet/config.json", "vae/config.json", "tokenizer/merges.txt"}
     vae, unet = "vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model"
-    assert set(wanted_files(REPOSITORY)) == told | {vae, f"{unet}.safetensors"}
-    assert set(wanted_files(REPOSITORY, "fp16")) == told | {vae, f"{unet}.fp16.safetensors"}
+    parts = ["unet", "vae", "tokenizer"]
+    assert set(wanted_files(REPOSITORY, None, parts)) == told | {vae, f"{unet}.safetensors"}
+    assert set(wanted_files(REPOSITORY, "fp16", parts)) == told | {vae, f"{unet}.fp16.safetensors"}
+    older = [*REPOSITORY, "vae_1_0/diffusion_pytorch_model.safetensors"]
+    assert set(wanted_files(older, None, parts)) == told | {vae, f"{unet}.safetensors"}
+    alone = ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "image_encoder/model.safetensors"]
+    assert set(wanted_files(alone)) == set(alone)
+
+
+class TestHub:
+    """A hub that cannot be reached, in the way in which its library says so, and one that can."""
+
+    @pytest.fixture
+    def hub(self, monkeypatch):
+        files = {
+            "held": ["adapter/config.json", "adapter/diffusion_pytorch_model.safetensors"],
+            "pickles": ["RealCustom.pth"],
+        }
+        asked = {}
+
+        def listed(_, name, revision=None):
+            kind = name.split("/")[1]
+            if kind not in files:
+                raise LookupError("no route to host")  # httpx raises classes of its own, which are no OSError
+            return files[kind]
+
+        def fetched(name, local_files_only=False, **options):
+            asked[name] = options
+            if local_files_only and name != "me/cached":
+                raise LocalEntryNotFoundError("not in the cache")
+            return f"/cache/{name}"
+
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+        monkeypatch.setattr("realcustom.loading.snapshot_download", fetched)
+        return asked
+
+    def test_what_was_fetched_before_is_taken_without_a_connection(self, hub):
+        assert str(resolve("me/cached")) == "/cache/me/cached"
+
+    def test_what_was_not_is_named_with_the_reason(self, hub):
+        with pytest.raises(
+            InputError, match=r"reachable hub model called 'me/absent'\. \(LookupError: no route to host\)"
+        ):
+            resolve("me/absent")
+
+    def test_a_part_is_fetched_with_its_weights(self, hub):
+        assert str(resolve("me/held")) == "/cache/me/held"
+        assert "adapter/diffusion_pytorch_model.safetensors" in hub["me/held"]["allow_patterns"]
+
+    def test_pickles_are_not_fetched_and_named(self, hub):
+        with pytest.raises(InputError, match=r"it holds RealCustom\.pth, which are pickled: convert them once"):
+            resolve("me/pickles")
 
 
 class TestPart:

@@ -269,7 +269,92 @@ class TestTogether:
         assert call(pipe, output_type="np").shape == (1, 32, 32, 3)
 
 
+def test_settings_that_are_not_given_are_the_papers_again(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    expected = call(pipe)
+    set_realcustom_subject(pipe, subject, "dog", subject_guidance_scale=2.0, mask_settings=MaskSettings(scope=0.8))
+    assert not torch.allclose(call(pipe), expected, atol=1e-3)
+    set_realcustom_subject(pipe, subject, "dog")
+    assert torch.equal(call(pipe), expected)
+
+
+def test_another_pipeline_with_the_same_unet_makes_its_own_pictures(pipe, sd, adapter, subject):
+    other = quiet(diffusers.StableDiffusionPipeline(**sd, **NO_CHECKER))
+    before = call(other, prompt="a goat"), call(other)
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    call(pipe)
+    assert torch.equal(call(other, prompt="a goat"), before[0])
+    assert torch.equal(call(other), before[1])  # even of the same prompt
+    assert len(realcustom_masks(pipe).steps) == 3
+
+
+def test_embeddings_can_be_made_of_any_text(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    assert len(pipe.encode_prompt("a blurry goat", "cpu", 1, False)[0]) == 1
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 16, 16), (5, 3)])
+@pytest.mark.parametrize("mode", ["replace", "intersect"])
+def test_a_mask_may_be_given(pipe, sd, adapter, subject, size, mode):
+    mask = torch.zeros(size)
+    mask[..., : size[-1] // 2 + 1] = 1
+    ours = quiet(RealCustomPipeline(**sd, adapter=adapter))
+    expected = ours(PROMPT, subject, "dog", num_images_per_prompt=2, mask=mask, mask_mode=mode, num_inference_steps=2,
+                    guidance_scale=4.0, output_type="latent", latents=torch.cat([noise(32), noise(32, 4)]))  # fmt: skip
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(given=mask, mode=mode))
+    made = call(pipe, num_images_per_prompt=2, num_inference_steps=2, latents=torch.cat([noise(32), noise(32, 4)]))
+    torch.testing.assert_close(made, expected.images, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [MaskSettings(refined=True), MaskSettings(layers=("mid_block",))])
+def test_settings_of_masks_are_read(pipe, adapter, subject, settings):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    plain = call(pipe), realcustom_masks(pipe).steps
+    set_realcustom_subject(pipe, subject, "dog", mask_settings=settings)
+    assert not torch.equal(call(pipe), plain[0])
+    assert not torch.equal(realcustom_masks(pipe).steps[0], plain[1][0])
+    with pytest.raises(InputError, match="no cross-attention layer begins with 'nonsense'"):
+        set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(layers=("nonsense",)))
+
+
+def test_what_the_unet_uses_up_is_there_for_both_of_its_runs(pipe, sd, adapter, subject):
+    """As a T2I-Adapter hands its residuals: a list from which the UNet takes them."""
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    call(pipe)
+    seen = []
+    forward = sd["unet"].forward
+
+    def watched(*arguments, down_intrablock_additional_residuals=None, **named):
+        seen.append(len(down_intrablock_additional_residuals))
+        down_intrablock_additional_residuals.clear()
+        return forward(*arguments, **named)
+
+    sd["unet"].forward = watched
+    residuals = [torch.zeros(1)] * 2
+    inner = sd["unet"].__call__
+    attachment = pipe._realcustom
+    attachment.begin((PROMPT,))
+    states, _ = pipe.encode_prompt(PROMPT, "cpu", 1, False)
+    pipe._guidance_scale = 1.0
+    pipe.scheduler.set_timesteps(2)
+    inner(noise(32), pipe.scheduler.timesteps[0], states, down_intrablock_additional_residuals=residuals)
+    assert seen == [2, 2]
+
+
 class TestRefusals:
+    def test_perturbed_attention_guidance(self, sd, adapter, subject):
+        pag = quiet(diffusers.StableDiffusionPAGPipeline(**sd, **NO_CHECKER, pag_applied_layers="mid"))
+        load_realcustom(pag, adapter)
+        set_realcustom_subject(pag, subject, "dog")
+        with pytest.raises(InputError, match="does not know perturbed-attention guidance"):
+            call(pag, pag_scale=3.0)
+
     def test_an_adapter_for_another_unet(self, tiny, pipe):
         with pytest.raises(InputError, match="made for another UNet"):
             load_realcustom(pipe, tiny.adapter(tiny.unet(block_out_channels=(32, 32), attention_head_dim=2)))

@@ -230,7 +230,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         """Return pictures `[b, 3, h, w]` of subjects, and their frames `[b, 2, 3]`, as an adapter takes them."""
         encoder = self.base.subject_encoder
         with torch.no_grad():
-            seen = encoder.features(pictures.to(self.base.unet.device), self.adapter)
+            seen = encoder.features((pictures.to(self.base.vae.device) + 1) / 2, self.adapter)
         features, *more = as_arguments(seen, torch.float32)
         positions = None
         if self.adapter.log_precisions:
@@ -249,7 +249,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        return to_latents(self.base.vae, pixels).float()
+        return to_latents(self.base.vae, pixels.to(self.base.vae.device)).float()
 
     def validate(self, model: Trained) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.

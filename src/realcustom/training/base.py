@@ -101,7 +101,7 @@ class BaseObjective:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        return to_latents(self.autoencoder, pixels).float()
+        return to_latents(self.autoencoder, pixels.to(self.autoencoder.device)).float()
 
     def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
         """Return the error on held-out examples by timestep, and where the source knows regions, `localisation`."""
