@@ -13,43 +13,40 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.pictures import mask_over, mask_strip, read_picture, sheet, write_picture
-from realcustom.pipeline import RealCustomPipeline
+from realcustom.apps.outputs import save
+from realcustom.painting import Painter, Painting
+from realcustom.pictures import mask_over, mask_strip, read_picture, sheet
 from realcustom.portrait import fit_reference
 
 
-def explain(pipeline: RealCustomPipeline, subject: Image.Image, prompt: str, word: str, seed: int) -> list[Image.Image]:
-    """Return the new picture of a subject, and the sheet that explains it."""
-    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
-    made = pipeline(prompt, subject, word, num_images_per_prompt=2, subject_scale=[1, 0], generator=generators)
-    picture, twin = made.images
-    assert made.masks is not None
+def explained(painting: Painting, subject: Image.Image) -> Image.Image:
+    """Return the sheet that explains a picture, which its text-only twin follows in the same call."""
+    picture, twin = painting.pictures
     shown = fit_reference(subject, picture.height)
-    row = sheet([shown, picture, twin, mask_over(picture, made.masks.final[0])], columns=4)
-    strip = mask_strip(made.masks.steps[:, 0], side=(row.width + 2) // 10 - 2)
+    row = sheet([shown, picture, twin, mask_over(picture, painting.masks.final[0])], columns=4)
+    strip = mask_strip(painting.masks.steps[:, 0], side=(row.width + 2) // 10 - 2)
     whole = Image.new("RGB", (row.width, row.height + strip.height + 2), "white")
     whole.paste(row)
     whole.paste(strip, (0, row.height + 2))
-    return [picture, whole]
+    return whole
 
 
 def main(examples: Path, out: Path) -> None:
     """Run every example and say where its pictures are."""
     quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = RealCustomPipeline.from_pretrained("stickers")
-    pipeline.set_progress_bar_config(disable=True)
+    painter = Painter.load("stickers")
     for example in json.loads((examples / "examples.json").read_text("utf-8")):
         started = time.monotonic()
         subject = read_picture(examples / example["subject"])
-        picture, whole = explain(pipeline, subject, example["prompt"], example["word"], example["seed"])
+        settings = painter.settings(example["prompt"], example["word"], seed=example["seed"])
+        painting = painter.paint(subject, [settings, settings.model_copy(update={"subject_scale": 0.0})])
         name = Path(example["subject"]).stem
-        write_picture(picture, out / f"{name}.png")
-        write_picture(whole, out / f"{name}-explained.png")
+        save(painting.pictures[0], out / f"{name}.png", painting.provenances[0])
+        save(explained(painting, subject), out / f"{name}-explained.png", None)
         print(f"{out / name}.png  {example['prompt']!r}  ({time.monotonic() - started:.1f} s, with its twin)")
 
 
