@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import accelerate
 import diffusers
 import pytest
 import torch
@@ -295,3 +296,14 @@ def test_the_command_puts_an_adapter_on_a_base_and_makes_the_picture_again(
     assert main(["replay", "new.png", "dog.png", *given]) == 2
     assert main(["replay", "new.png", "dog.png", *given, "--adapter", "part"]) == 0
     assert Image.open("new-again.png").tobytes() == Image.open("new.png").tobytes()
+
+
+def test_every_part_may_lie_elsewhere_than_it_computes(tiny, subject):
+    """As after diffusers' sequential offloading, with the processor as the device to compute on."""
+    parts = tiny.sd_parts()
+    pipeline = quiet(RealCustomPipeline(**parts, adapter=tiny.adapter(parts["unet"])))
+    expected = call(pipeline, subject, latents=noise(32, 32), output_type="pt").images
+    for name in ("text_encoder", "unet", "vae"):
+        accelerate.cpu_offload(getattr(pipeline, name), torch.device("cpu"))
+    assert pipeline.vae.device.type == "meta"
+    assert torch.equal(call(pipeline, subject, latents=noise(32, 32), output_type="pt").images, expected)
