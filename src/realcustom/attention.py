@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -221,11 +221,10 @@ class SubjectAttnProcessor:
 
 
 class SelfAttnProcessor:
-    """Self-attention as diffusers' own `AttnProcessor2_0` computes it, and its queries and keys recorded with the word."""
+    """A layer's own processor of self-attention, beside which queries and keys are recorded with the word if that is asked."""
 
-    def __init__(self, name: str, tap: AttentionTap) -> None:
-        self.name, self.tap = name, tap
-        self._stock = AttnProcessor2_0()
+    def __init__(self, name: str, tap: AttentionTap, own: Any) -> None:
+        self.name, self.tap, self._own = name, tap, own
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, of the shape of `hidden_states`."""
@@ -234,7 +233,7 @@ class SelfAttnProcessor:
             self.tap.self_attention[self.name] = (
                 _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
             )  # fmt: skip
-        return self._stock(attn, hidden_states, *args, **kwargs)
+        return self._own(attn, hidden_states, *args, **kwargs)
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -270,6 +269,19 @@ def attention_grid(unet: UNet2DConditionModel, latent_size: tuple[int, int]) -> 
     return height, width
 
 
+def tapped_processors(unet: UNet2DConditionModel, tap: AttentionTap, *, self_attention: bool) -> dict[str, Any]:
+    """Return a processor for every layer of a UNet: cross-attention's on a tap, and self-attention's if it is asked for."""
+    processors: dict[str, Any] = {}
+    cross = cross_attention_layers(unet)
+    for key, own in unet.attn_processors.items():
+        name = key.removesuffix(".processor")
+        if name in cross:
+            processors[key] = SubjectAttnProcessor(name, tap)
+        else:
+            processors[key] = SelfAttnProcessor(name, tap, own) if self_attention else own
+    return processors
+
+
 @contextmanager
 def attached(unet: UNet2DConditionModel, *, self_attention: bool = False) -> Iterator[AttentionTap]:
     """Let a tap read and feed the UNet's cross-attention inside the `with` block, and read its self-attention if asked to.
@@ -278,12 +290,7 @@ def attached(unet: UNet2DConditionModel, *, self_attention: bool = False) -> Ite
     had before.
     """
     before, tap = dict(unet.attn_processors), AttentionTap(spreads=self_attention)
-    ours: dict[str, Any] = {
-        f"{name}.processor": SubjectAttnProcessor(name, tap) for name in cross_attention_layers(unet)
-    }
-    if self_attention:
-        ours |= {name: SelfAttnProcessor(name.removesuffix(".processor"), tap) for name in before if name not in ours}
-    unet.set_attn_processor({**before, **ours})
+    unet.set_attn_processor(tapped_processors(unet, tap, self_attention=self_attention))
     try:
         yield tap
     finally:

@@ -29,7 +29,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _UNLISTED = (MANIFEST, CARD, "training")
 """What a manifest leaves out: itself, the card and the logs, which may change without the model's being another."""
 
-_PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 """What diffusers and transformers call a component's weights."""
 
@@ -207,7 +207,7 @@ def _weights(folder: Path, name: str) -> list[FileState]:
 def _never_read(folder: Path) -> list[FileState]:
     """Return the weights of a folder that no model is loaded from, unless a component asks for them by name."""
     reasons = {
-        **dict.fromkeys(_PICKLED, "is pickled, which is never read"),
+        **dict.fromkeys(PICKLED, "is pickled, which is never read"),
         ".safetensors": "is not read: no component's weights are called so",
     }
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in reasons and path.is_file()]

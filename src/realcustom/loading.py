@@ -22,7 +22,7 @@ from torch import nn
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
 from realcustom.finding import EMBEDDED, embedded_folder, read_object
-from realcustom.integrity import VOCABULARIES, check_layout, weights_variant
+from realcustom.integrity import PICKLED, VOCABULARIES, check_layout, weights_variant
 
 _NO_INGREDIENTS = {
     "_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "architectures",
@@ -122,12 +122,9 @@ def _fetched(name: str, token: str | None, variant: str | None, where: Mapping[s
         index = read_object(Path(hf_hub_download(name, "model_index.json", token=token, **where)))
         parts = [part for part, entry in index.items() if isinstance(entry, list) and None not in entry]
     if not any(one.endswith(".safetensors") for one in files):
-        pickled = sorted(one for one in files if one.endswith(_PICKLED))
+        pickled = sorted(one for one in files if one.endswith(PICKLED))
         raise InputError(f"{name} holds nothing in safetensors{_to_be_converted(pickled)}")
     return Path(snapshot_download(name, token=token, allow_patterns=wanted_files(files, variant, parts), **where))
-
-
-_PICKLED = (".pth", ".bin", ".pt")
 
 
 def _to_be_converted(pickled: Sequence[str]) -> str:
@@ -259,7 +256,7 @@ def load_part(name: str | Path, dtype: torch.dtype = torch.float32, *, base: boo
     folder = Path(name) if os.path.isdir(name) else _snapshot(str(name), **hub)
     own = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not any(own.glob("*.safetensors*")):
-        pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in _PICKLED)
+        pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in PICKLED)
         raise InputError(f"{folder} holds no RealCustom adapter in safetensors{_to_be_converted(pickled)}")
     parts: dict[str, Any] = {"adapter": load_strictly(RealCustomAdapter, own, dtype)}
     for part in ("image_encoder", "image_encoder_2", *(["unet"] if base else [])):

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import (
     AttentionTap,
-    SelfAttnProcessor,
     SubjectAttnProcessor,
     attention_grid,
     cross_attention_layers,
+    tapped_processors,
 )
 from realcustom.customization import Customization, MaskSettings
 from realcustom.errors import InputError
@@ -72,8 +72,8 @@ class _Attachment:
     """The run at hand; None until the UNet is called for the first time in it."""
     states: Tensor | None = None
     """What the UNet was told then: the text of every picture."""
-    call: tuple[Any, Any] = ((), {})
-    """What the UNet call at hand was given."""
+    call: tuple[Any, Any] | None = None
+    """What the UNet call at hand was given; None if it is to be left as it is."""
     ended: bool = False
 
     def begin(self, prompts: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class _Attachment:
 
     def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Let the UNet record where the words look, if the next mask comes from there."""
-        self.tap.word = None
+        self.tap.word, self.call = None, None
         if self.subject is None or self.scale == 0 or self.ended:
             return
         if getattr(self.pipeline, "do_perturbed_attention_guidance", False):
@@ -104,9 +104,8 @@ class _Attachment:
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         """Return the UNet's output with the conditional rows of the customized picture."""
-        run, self.tap.word = self.run, None
-        states = _argument(arguments, named, 2, "encoder_hidden_states")
-        if self.subject is None or self.scale == 0 or run is None or self.ended or not self._is_this_run(states):
+        run, call, self.tap.word, self.call = self.run, self.call, None, None
+        if run is None or call is None:
             return None
         sample, timestep = _argument(arguments, named, 0, "sample"), _argument(arguments, named, 1, "timestep")
         timestep = torch.as_tensor(timestep).flatten()[0]
@@ -124,7 +123,7 @@ class _Attachment:
         places = rows + batch - pictures
         channels = self.adapter.config["latent_channels"]  # an inpainting UNet sees a mask and a picture behind them
         with run.acting(sample[places][:, :channels], alpha_at(self.pipeline.scheduler.alphas_cumprod, timestep), rows):
-            again, by_name = _rows(self.call, places, batch)
+            again, by_name = _rows(call, places, batch)
             painted = module.forward(*again, **by_name)
         painted = painted[0] if isinstance(painted, tuple) else painted.sample
         text = predicted[places]
@@ -214,7 +213,7 @@ def load_realcustom(
     else:
         parts = {
             **load_part(adapter, unet.dtype, base=False, **hub),
-            **{name: one for name, one in parts.items() if one},
+            **{name: one for name, one in parts.items() if one is not None},
         }
     stock = _stock(unet)
     check_fit(parts["adapter"], stock)
@@ -223,10 +222,7 @@ def load_realcustom(
         raise InputError("this pipeline has an IP-Adapter, whose attention RealCustom's would replace; unload it first")
     attachment = _Attachment(pipeline=pipeline, processors=before, **parts)
     attachment.direct = defaults_of(attachment.adapter)["guidance"] == "direct"
-    layers, tap = cross_attention_layers(stock), attachment.tap
-    ours: dict[str, Any] = {f"{name}.processor": SubjectAttnProcessor(name, tap) for name in layers}
-    ours |= {name: SelfAttnProcessor(name.removesuffix(".processor"), tap) for name in before if name not in ours}
-    stock.set_attn_processor({**before, **ours})
+    stock.set_attn_processor(tapped_processors(stock, attachment.tap, self_attention=True))
     attachment.handles = [
         unet.register_forward_pre_hook(attachment.before, with_kwargs=True),
         unet.register_forward_hook(attachment.after, with_kwargs=True),
