@@ -17,7 +17,7 @@ CHECKED = (
     "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
     "portrait", "projector",
     "prompts", "schedule", "vision", "convert", "customization", "evaluation.judges", "finding", "integrity", "licenses",
-    "versions", "subjects",
+    "versions", "subject_encoder", "saved_subject", "checks", "branches",
     "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
 )  # fmt: skip
 """Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""

@@ -11,14 +11,17 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "realcustom"
 LAYERS = (
-    ("errors", "options"),
+    ("errors", "options", "checks"),
     ("masks", "guidance", "placement", "prompts", "schedule", "scoring"),
     ("projector", "attention", "latents", "vision"),
     ("adapter",),
     ("customization", "convert"),
+    ("branches",),
     ("pictures", "finding", "versions"),
     ("portrait", "integrity", "licenses"),
-    ("report", "loading", "subjects"),
+    ("report", "loading", "saved_subject"),
+    ("subject",),
+    ("subject_encoder",),
     ("pipeline",),
     ("stock_pipelines",),
     ("provenance", "painting"),

@@ -10,24 +10,29 @@ if TYPE_CHECKING:
     from realcustom.customization import MaskSettings
     from realcustom.pipeline import RealCustomPipeline
     from realcustom.report import RealCustomOutput
+    from realcustom.saved_subject import SavedSubject
     from realcustom.stock_pipelines import (
         load_realcustom,
         realcustom_masks,
         set_realcustom_scale,
         set_realcustom_subject,
+        set_realcustom_subjects,
         unload_realcustom,
     )
+    from realcustom.subject import Subject
 
 __version__ = "0.1.0"
 __all__ = [
-    "MaskSettings", "RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline", "load_realcustom", "realcustom_masks",
-    "set_realcustom_scale", "set_realcustom_subject", "unload_realcustom",
+    "MaskSettings", "RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline", "SavedSubject", "Subject", "load_realcustom",
+    "realcustom_masks", "set_realcustom_scale", "set_realcustom_subject", "set_realcustom_subjects", "unload_realcustom",
 ]  # fmt: skip
 
 _HOMES = {
     "MaskSettings": "customization",
     "RealCustomAdapter": "adapter",
     "RealCustomOutput": "report",
+    "SavedSubject": "saved_subject",
+    "Subject": "subject",
     "RealCustomPipeline": "pipeline",
     **dict.fromkeys([name for name in __all__ if name.islower()], "stock_pipelines"),
 }

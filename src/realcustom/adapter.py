@@ -15,7 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from realcustom.attention import Subject, cross_attention_layers
+from realcustom.attention import View, cross_attention_layers
 from realcustom.masks import resize_mask
 from realcustom.placement import initial_log_precision
 from realcustom.projector import CrossScaleProjector, FeatureProjector
@@ -111,7 +111,7 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         token_ratio: float,
         positions: Float[Tensor, "b i 2"] | None = None,
         more: Sequence[Any] = (),
-    ) -> Subject:
+    ) -> View:
         """Return what the UNet's layers attend to, from image features in one go, as training needs it (RC 4-10)."""
         tokens = self.tokens(features, *more)
         return self.act(
@@ -141,12 +141,11 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         alpha: Float[Tensor, " b"],
         *,
         token_ratio: float,
-        mask: Float[Tensor, "b h_m w_m"] | Mapping[str, Tensor] | None = None,
-        scale: Float[Tensor, " b"] | None = None,
+        mask: Float[Tensor, "b h_m w_m"] | None = None,
         present: Bool[Tensor, "b i"] | None = None,
         positions: Float[Tensor, "b i 2"] | None = None,
-    ) -> Subject:
-        """Score the subject's tokens for one step and return what the UNet's layers attend to (RC 5-10, 12).
+    ) -> View:
+        """Score the subject's tokens for one step and return what the UNet's layers attend to (RC 5-10).
 
         Args:
             tokens: of `tokens`.
@@ -155,24 +154,20 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             latents: z_t as the UNet receives it, not yet masked.
             alpha: a_t of each sample.
             token_ratio: gamma_num, the share of the tokens to keep, in (0, 1].
-            mask: M_hat, on the latent's grid or a coarser one; everywhere if not given. Where nothing is scored it may be
-                one for each layer, by name.
-            scale: multiplies each sample's contribution; 1 is the paper's.
+            mask: M_hat, on the latent's grid or a coarser one: where the latent counts for the scores; everywhere if not given.
             present: which tokens show the picture of the subject and not its padding; all if not given.
             positions: where the tokens lie in the new picture; only used by an adapter that places them.
         """
         weights, kept = None, None
         if self.scoring is not None:
-            on_latent = resize_mask(mask, (latents.shape[2], latents.shape[3])) if isinstance(mask, Tensor) else None
+            on_latent = None if mask is None else resize_mask(mask, (latents.shape[2], latents.shape[3]))
             weights, kept, present = self._score(
                 self.scoring, tokens, text, latents, alpha, token_ratio, on_latent, present
             )
-        return Subject(
+        return View(
             keys_values=keys_values,
             weights=weights,
             kept=kept,
-            mask=mask,
-            scale=scale,
             present=present,
             positions=positions,
             precisions=(

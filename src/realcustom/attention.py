@@ -5,6 +5,7 @@ Shapes: `b` batch, `n` heads, `q` latent cells, `t` text tokens, `s` subject tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ from realcustom.placement import nearness
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One subject as the UNet call at hand sees it."""
+class View:
+    """One picture of a subject as the UNet call at hand sees it."""
 
     keys_values: Mapping[str, tuple[Tensor, Tensor]]
     """For each cross-attention layer the keys and values `[b, s, c]` of all image tokens (RC 4)."""
@@ -32,10 +33,6 @@ class Subject:
     """`[b, s]`, what each token's key and value is multiplied with (RC 9)."""
     kept: Tensor | None = None
     """`[b, k]`, the tokens that take part (RC 10)."""
-    mask: Tensor | Mapping[str, Tensor] | None = None
-    """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
-    scale: Tensor | None = None
-    """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
     present: Tensor | None = None
     """`[b, s]`, True for the tokens that may take part, False for padding of the reference; all of them if None."""
     positions: Tensor | None = None
@@ -44,6 +41,8 @@ class Subject:
     """For each cross-attention layer and head `[n]`, how much nearness counts; read where there are positions."""
     to_q: Mapping[str, nn.Module] | None = None
     """For each cross-attention layer the subject's own query projection; the text's queries are shared if None (RC 4)."""
+    share: float = 1.0
+    """How much this picture counts beside others of the same subject, above 0: what each of its tokens is worth."""
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, k, c]` that act in layer `name`: weighted and selected (RC 9, 10)."""
@@ -55,14 +54,17 @@ class Subject:
     def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
         """Return what is added to the logits of layer `name`, as `[b, n, q, k]` broadcasts; None if that is nothing.
 
-        Near tokens are preferred where tokens have places, and padding is never attended to.
+        Near tokens are preferred where tokens have places, padding is never attended to, and a token that is worth s times
+        as much as another is attended to as if it were there s times.
         """
-        bias = None
+        bias = None if self.share == 1 else torch.full((1, 1, 1, 1), math.log(self.share))
         if self.positions is not None and self.precisions is not None:
-            bias = nearness(self._kept(self.positions), grid, self.precisions[name])
+            near = nearness(self._kept(self.positions), grid, self.precisions[name])
+            bias = near if bias is None else near + bias.to(near)
         if self.present is not None:
             absent = rearrange(~self._kept(self.present), "b k -> b 1 1 k")
-            bias = torch.where(absent, -torch.inf, torch.zeros((), device=absent.device) if bias is None else bias)
+            bias = torch.zeros((), device=absent.device) if bias is None else bias.to(absent.device)
+            bias = torch.where(absent, -torch.inf, bias)
         return bias
 
     def _kept(self, tokens: Tensor) -> Tensor:
@@ -73,26 +75,66 @@ class Subject:
         return tokens.gather(1, rows)
 
 
+@dataclass(frozen=True)
+class Influence:
+    """One subject in the UNet call at hand: its pictures, and where and how strongly they act together."""
+
+    views: Sequence[View]
+    """Of the same samples, which are the last of the call's; attention chooses among the tokens of all of them."""
+    mask: Tensor | Mapping[str, Tensor] | None = None
+    """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
+    scale: Tensor | None = None
+    """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
+
+    def layer(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the keys and values `[b, k, c]` of all its pictures that act in layer `name`."""
+        keys, values = zip(*(view.layer(name) for view in self.views), strict=True)
+        return _joined(keys), _joined(values)
+
+    def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
+        """Return what is added to the logits of layer `name`, see `View.bias`."""
+        biases = [view.bias(name, grid) for view in self.views]
+        if len(biases) == 1 or all(bias is None for bias in biases):
+            return biases[0]
+        tokens = [view.layer(name)[0] for view in self.views]
+        filled = [
+            torch.zeros((), device=key.device) if bias is None else bias
+            for bias, key in zip(biases, tokens, strict=True)
+        ]
+        outer = torch.broadcast_shapes(*(bias.shape[:-1] for bias in filled if bias.ndim))
+        return torch.cat(
+            [bias.to(key).expand(*outer, key.shape[1]) for bias, key in zip(filled, tokens, strict=True)], dim=-1
+        )
+
+
+def _joined(tokens: Sequence[Tensor]) -> Tensor:
+    return tokens[0] if len(tokens) == 1 else torch.cat(list(tokens), dim=1)
+
+
 @dataclass
 class AttentionTap:
     """What the processors of one UNet read and record; one denoising loop at a time may use it."""
 
     latent_size: tuple[int, int] = (0, 0)
     """Height and width of the latent, from which each layer's grid follows."""
-    subjects: Sequence[Subject] = ()
+    subjects: Sequence[Influence] = ()
     """Subjects that act in the next call; with none, every layer is the stock one."""
     word: Tensor | None = None
-    """`[r, t]`: 1 on the target word's tokens for the last `r` samples of the batch; None records nothing."""
+    """`[r, t]`, or `[r, t, s]` for several words: 1 on the tokens of the target word for the last `r` samples of the batch, or
+    those before the `behind` last ones; None records nothing."""
+    behind: int = 0
+    """How many samples lie behind those that are recorded."""
     watched: Sequence[str] = ()
     """Beginnings of the names of the layers that record; all of them if there are none."""
     maps: dict[str, Tensor] = field(default_factory=dict)
-    """Recorded for each layer: `[r, h, w]`, mean over heads and sum over the word's tokens."""
+    """Recorded for each layer: `[r, h, w]`, or `[r, h, w, s]` for several words, mean over heads and sum over a word's
+    tokens."""
     spreads: bool = False
     """Whether self-attention is recorded, too."""
     self_attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Recorded with the word for each self-attention layer that is watched: queries and keys `[r, n, q, d]`."""
-    strengths: dict[str, tuple[Tensor, Tensor]] | None = None
-    """Recorded for each layer if not None: root mean square of the subjects' and of the text's contribution, each `[b]`."""
+    strengths: dict[str, Tensor] | None = None
+    """Recorded for each layer if not None: the root mean square of each subject's contribution over the text's, `[s, b]`."""
     resize: Callable[[Tensor, tuple[int, int]], Tensor] = resize_mask
     """Brings a mask to a layer's grid."""
     text_cache: dict[str, list[tuple[Tensor, Tensor, Tensor]]] | None = None
@@ -110,6 +152,12 @@ class AttentionTap:
         if height * width != cells:
             raise InputError(f"a layer of {cells} cells does not belong to a latent of {self.latent_size}")
         return height, width
+
+    def watched_rows(self, batch: int) -> slice:
+        """Return which samples of a batch are recorded."""
+        assert self.word is not None
+        last = batch - self.behind
+        return slice(last - len(self.word), last)
 
     def own_attention(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         """Return the recorded queries and keys of the self-attention layers on one grid.
@@ -186,28 +234,38 @@ class SubjectAttnProcessor:
             self._record(query, key, attention_mask, self.tap.word)
         output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
         if self.tap.subjects:
-            visual = torch.stack([self._attend(cells, query, subject) for subject in self.tap.subjects]).sum(dim=0)
-            if self.tap.strengths is not None:
-                self.tap.strengths[self.name] = (_root_mean_square(visual), _root_mean_square(output))
-            output = output + visual
+            output = self._add_subjects(output, cells, query)
         return output.to(query.dtype)
+
+    def _add_subjects(self, output: Tensor, cells: Tensor, query: Tensor) -> Tensor:
+        """Return the text's contribution `[b, q, c]` and, for the last samples, the subjects' (RC 12)."""
+        acting = len(self.tap.subjects[0].views[0].keys_values[self.name][0])
+        textual, before = output[-acting:], output[:-acting]
+        visual = [self._attend(cells[-acting:], query[-acting:], subject) for subject in self.tap.subjects]
+        if self.tap.strengths is not None:
+            self.tap.strengths[self.name] = torch.stack(
+                [_root_mean_square(one) / _root_mean_square(textual) for one in visual]
+            )
+        customized = textual + torch.stack(visual).sum(dim=0)
+        return torch.cat([before, customized]) if len(before) else customized
 
     def _record(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, word: Tensor) -> None:
         """Keep the word's column of the attention map of the last samples; the map itself is dropped at once."""
-        query, key = query[-len(word) :], key[-len(word) :]
+        rows = self.tap.watched_rows(len(query))
+        query, key = query[rows], key[rows]
         logits = torch.einsum(
             "bnqd,bntd->bnqt", query * query.shape[-1] ** -0.5, key
         )  # scaled first: float16 is narrow
         if attention_mask is not None:
-            logits = logits + attention_mask[-len(word) :]
-        column = torch.einsum("bnqt,bt->bq", logits.float().softmax(dim=-1), word.float()) / query.shape[1]
-        height, _ = self.tap.grid(query.shape[2])
-        self.tap.maps[self.name] = rearrange(column, "b (h w) -> b h w", h=height)
+            logits = logits + attention_mask[rows]
+        column = torch.einsum("bnqt,bt...->bq...", logits.float().softmax(dim=-1), word.float()) / query.shape[1]
+        height, width = self.tap.grid(query.shape[2])
+        self.tap.maps[self.name] = column.unflatten(1, (height, width))
 
-    def _attend(self, cells: Tensor, query: Tensor, subject: Subject) -> Tensor:
+    def _attend(self, cells: Tensor, query: Tensor, subject: Influence) -> Tensor:
         """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12)."""
-        if subject.to_q is not None:
-            query = _split_heads(subject.to_q[self.name](cells), query.shape[1])
+        if (own := subject.views[0].to_q) is not None:
+            query = _split_heads(own[self.name](cells), query.shape[1])
         key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
         grid = self.tap.grid(query.shape[2])
         bias = subject.bias(self.name, grid)
@@ -229,7 +287,7 @@ class SelfAttnProcessor:
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, of the shape of `hidden_states`."""
         if self.tap.word is not None and self.tap.spreads:
-            cells = hidden_states[-len(self.tap.word) :]
+            cells = hidden_states[self.tap.watched_rows(len(hidden_states))]
             self.tap.self_attention[self.name] = (
                 _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
             )  # fmt: skip

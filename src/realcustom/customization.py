@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.attention import AttentionTap
+from realcustom.attention import AttentionTap, Influence, View
 from realcustom.masks import (
     MaskMode,
     Normalization,
     aggregate,
     attended,
     combine,
+    exclusive,
     influence_scope,
     influence_threshold,
+    overlap,
 )
 from realcustom.placement import FRAME_PACE, FRAME_SCOPE, frame_of, place_tokens
 from realcustom.prompts import TextStates
 
 
 @dataclass(frozen=True)
-class SubjectViews:
-    """The subject and the text of each of `b` pictures."""
+class Reference:
+    """One picture of a subject, for each of `b` pictures to be made."""
 
     tokens: Tensor
     """`[b, i, c_i]`."""
     keys_values: Mapping[str, tuple[Tensor, Tensor]]
     """Of every cross-attention layer, `[b, i, c]` (RC 4)."""
-    text: TextStates
     present: Tensor | None = None
     """`[b, i]`, which tokens show the picture of the subject and not its padding; all if None."""
     frames: Tensor | None = None
     """`[b, 3]`, where the subject lies in the reference; None where nothing is placed."""
+    share: float = 1.0
+    """How much it counts beside other pictures of the same subject, above 0."""
 
-    def rows(self, index: Tensor) -> SubjectViews:
+    def rows(self, index: Tensor) -> Reference:
         """Return those of some pictures."""
-        return SubjectViews(
+        return Reference(
             self.tokens[index],
             {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
-            self.text.rows(index),
             None if self.present is None else self.present[index],
             None if self.frames is None else self.frames[index],
+            self.share,
         )
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One subject of a run, in each of `b` pictures to be made."""
+
+    references: Sequence[Reference]
+    """Its pictures; attention chooses among the tokens of all of them."""
+    columns: Tensor
+    """`[b, t]`, 1 on the tokens of each picture's word."""
+    scales: Tensor
+    """`[b]`, what its contribution is multiplied with."""
+    given: Tensor | None = None
+    """`[b, h, w]`, a mask of the user's."""
+    mode: MaskMode = "replace"
+    """How the user's mask and the word's go together."""
+    start: float = 0.0
+    """Share of the run before which it does not act."""
+    end: float = 1.0
+    """Share of the run from which on it does not act any more."""
+
+    @property
+    def masked_by_word(self) -> bool:
+        """Whether its mask comes from its word's attention."""
+        return self.given is None or self.mode != "replace"
+
+    def acts(self, share: float) -> bool:
+        """Return whether it acts when a share of the run is done."""
+        return self.start <= share < self.end
 
 
 @dataclass(frozen=True)
@@ -64,10 +96,6 @@ class MaskSettings:
     """Spread the relevance along the UNet's own self-attention (RC++)."""
     frozen_after: int | None = None
     """Number of evaluations after which the last mask is kept (RC++); None never."""
-    given: Tensor | None = None
-    """`[b, h, w]`, a mask of the user's."""
-    mode: MaskMode = "replace"
-    """How the user's mask and the word's go together."""
     layers: tuple[str, ...] = ()
     """Beginnings of the names of the layers whose attention counts; all if there are none."""
 
@@ -79,135 +107,201 @@ class Customization:
     Args:
         adapter: the trained part.
         tap: of the UNet.
-        views: the subject and the text of each picture.
-        columns: `[b, t]`, 1 on the tokens of each picture's word.
-        scales: `[b]`, what each subject's contribution is multiplied with.
+        text: of each picture.
+        actors: the subjects.
         grid: height and width of masks.
+        evaluations: how many the run has.
         settings: of masks.
         token_ratio: gamma_num (RC 10).
     """
 
     adapter: RealCustomAdapter
     tap: AttentionTap
-    views: SubjectViews
-    columns: Tensor
-    scales: Tensor
+    text: TextStates
+    actors: Sequence[Actor]
     grid: tuple[int, int]
+    evaluations: int
     settings: MaskSettings = field(default_factory=MaskSettings)
     token_ratio: float = 0.8
     masks: list[Tensor] = field(default_factory=list)
-    """`[b, h, w]` of every evaluation so far."""
-    strengths: list[list[float | None]] = field(default_factory=list)
-    """How strongly each subject acted in each evaluation, against the text; None where its branch did not run."""
+    """`[s, b, h, w]` of every evaluation so far."""
+    strengths: list[list[list[float | None]]] = field(default_factory=list)
+    """How strongly each subject acted on each picture in each evaluation, against the text; None where it did not."""
+    overlaps: list[Tensor] = field(default_factory=list)
+    """`[s, b]`, the largest overlap of each subject's mask with another one's, before they were told apart."""
+    watched: Sequence[str] | None = None
+    """Beginnings of the names of other layers that record; those of the settings if None."""
     _mask: Tensor | None = None
-    _frames: Tensor | None = None
-    _parts: dict[tuple[int, ...], SubjectViews] = field(default_factory=dict)
+    _frames: list[Tensor | None] = field(default_factory=list)
+    _parts: dict[tuple[int, ...], tuple[TextStates, list[list[Reference]]]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> float:
+        """Share of the run that lies before the evaluation at hand, of which the mask has been found."""
+        return max(0, len(self.masks) - 1) / self.evaluations
 
     @property
     def needs_text(self) -> bool:
-        """Whether the next mask comes from the word's attention, so that T2I has to run."""
-        settings = self.settings
-        if settings.given is not None and settings.mode == "replace":
+        """Whether the next mask comes from the words' attention, so that T2I has to run."""
+        if not any(actor.masked_by_word for actor in self.actors):
             return False
+        frozen_after = self.settings.frozen_after
         # frozen before the first evaluation would be no mask at all, so that there is always one
-        return settings.frozen_after is None or len(self.masks) < max(1, settings.frozen_after)
+        return frozen_after is None or len(self.masks) < max(1, frozen_after)
 
-    def watch(self) -> None:
-        """Let the UNet record where the word looks, if the next mask comes from there; T2I's rows are the last of the batch."""
-        self.tap.watched = self.settings.layers
-        self.tap.word = self.columns if self.needs_text else None
+    @property
+    def columns(self) -> Tensor:
+        """All words' columns, `[b, t, s]`."""
+        return torch.stack([actor.columns for actor in self.actors], dim=-1)
+
+    def watch(self, behind: int = 0) -> None:
+        """Let the UNet record where the words look, if a next mask comes from there.
+
+        Args:
+            behind: how many rows for each picture lie behind those in which the words look, at the end of the batch.
+        """
+        self.tap.watched = self.settings.layers if self.watched is None else self.watched
+        self.tap.word, self.tap.behind = self.columns if self.needs_text else None, behind * len(self.text.states)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Do so inside the `with` block."""
-        self.watch()
+    def watching(self, wanted: bool = True, behind: int = 0) -> Iterator[None]:
+        """Do so inside the `with` block, if it is wanted."""
+        if wanted:
+            self.watch(behind)
         try:
             yield
         finally:
             self.tap.word = None
 
-    def find_mask(self) -> Tensor:
-        """Return where the subjects may act in this evaluation, `[b, h, w]`, from what T2I recorded if it is needed."""
-        if self.needs_text or self._mask is None:
+    def find_mask(self, renewed: bool = True) -> Tensor:
+        """Return where the subjects may act in this evaluation, `[s, b, h, w]`.
+
+        It is made of what the UNet last recorded, or, if it is not renewed or its time is over, that of the evaluation before.
+        """
+        if (self.needs_text and renewed) or self._mask is None:
             self._mask, frames = self._found()
-            before = self._frames
-            steady = frames if before is None or self._given_alone else torch.lerp(before, frames, FRAME_PACE)
-            self._frames = steady
+            before = self._frames or [None] * len(frames)
+            self._frames = [
+                frame if old is None or not actor.masked_by_word else torch.lerp(old, frame, FRAME_PACE)
+                for actor, old, frame in zip(self.actors, before, frames, strict=True)
+            ]
         self.masks.append(self._mask.cpu())
-        self.strengths.append([None] * len(self._mask))
+        self.strengths.append([[None] * self._mask.shape[1] for _ in self.actors])
         return self._mask
 
     def acting_rows(self) -> Tensor:
         """Return the numbers of the pictures in which TI2I can differ from T2I."""
         assert self._mask is not None
-        return ((self.scales != 0) & self._mask.flatten(1).any(dim=1)).nonzero()[:, 0]
+        return ((self._scales() != 0) & self._mask.flatten(2).any(dim=2)).any(dim=0).nonzero()[:, 0]
 
-    def part(self, rows: Tensor) -> SubjectViews:
-        """Return what belongs to some of the pictures; always the same object for the same ones, as the text's cache needs."""
-        if len(rows) == len(self.scales):
-            return self.views
+    def part(self, rows: Tensor) -> tuple[TextStates, list[list[Reference]]]:
+        """Return text and references of some pictures; always the same objects for the same ones, as the text's cache needs."""
         key = tuple(rows.tolist())
         if key not in self._parts:
-            self._parts[key] = self.views.rows(rows)
+            every = len(rows) == len(self.text.states)
+            references = [[one if every else one.rows(rows) for one in actor.references] for actor in self.actors]
+            self._parts[key] = self.text if every else self.text.rows(rows), references
         return self._parts[key]
 
     @contextmanager
     def acting(
-        self, noisy: Tensor, alpha: Tensor, rows: Tensor, views: SubjectViews | None = None
-    ) -> Iterator[SubjectViews]:
-        """Let the subjects act on some of the pictures inside the `with` block.
+        self,
+        noisy: Tensor,
+        alpha: Tensor,
+        rows: Tensor,
+        others: tuple[TextStates, Sequence[Sequence[Reference]]] | None = None,
+    ) -> Iterator[TextStates]:
+        """Let the subjects act on some of the pictures inside the `with` block: on the last rows of the UNet's batch.
 
         Args:
             noisy: `[r, c, h, w]`, z_t of these pictures as the UNet receives it.
             alpha: a_t.
             rows: numbers of the pictures.
-            views: other subjects for them, which leave no trace in the report.
+            others: another text, and references in the place of each subject's, which leave no trace in the report.
 
         Yields:
-            Their subjects and texts.
+            Their texts.
         """
         assert self._mask is not None
-        own = views is None
-        views = self.part(rows) if views is None else views
-        mask, scales = (tensor[rows].to(noisy) for tensor in (self._mask, self.scales))
-        positions = None
-        if self.adapter.log_precisions and views.frames is not None:
-            assert self._frames is not None
-            side = round(views.tokens.shape[1] ** 0.5)
-            positions = place_tokens(side, views.frames.to(noisy), self._frames[rows].to(noisy))
-        subject = self.adapter.act(
-            views.tokens, views.keys_values, views.text, noisy, alpha.to(noisy).expand(len(noisy)),
-            token_ratio=self.token_ratio, mask=mask, scale=scales, present=views.present, positions=positions,
-        )  # fmt: skip
-        self.tap.subjects, self.tap.strengths = [subject], {} if own else None
+        text, references = self.part(rows) if others is None else others
+        scales, masks = self._scales()[:, rows].to(noisy), self._mask[:, rows].to(noisy)
+        acting = [number for number in range(len(self.actors)) if bool((scales[number] != 0).any())]
+        self.tap.subjects = [
+            Influence(
+                [self._view(number, one, text, noisy, alpha, rows, masks[number]) for one in references[number]],
+                mask=masks[number],
+                scale=scales[number],
+            )
+            for number in acting
+        ]
+        self.tap.strengths = {} if others is None else None
         try:
-            yield views
+            yield text
             if self.tap.strengths:
-                self._note(rows, self.tap.strengths)
+                self._note(acting, rows, self.tap.strengths)
         finally:
             self.tap.subjects, self.tap.strengths = (), None
 
-    def _note(self, rows: Tensor, strengths: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        ratios = torch.stack([visual / textual for visual, textual in strengths.values()]).mean(dim=0)
-        for row, ratio in zip(rows.tolist(), ratios.tolist(), strict=True):
-            self.strengths[-1][row] = ratio
+    def _scales(self) -> Tensor:
+        """Return how strongly each subject acts in this evaluation, `[s, b]`."""
+        return torch.stack([actor.scales * actor.acts(self.done) for actor in self.actors])
 
-    @property
-    def _given_alone(self) -> bool:
-        return self.settings.given is not None and self.settings.mode == "replace"
+    def _view(
+        self, number: int, one: Reference, text: TextStates, noisy: Tensor, alpha: Tensor, rows: Tensor, mask: Tensor
+    ) -> View:
+        positions, frames = None, self._frames[number]
+        if self.adapter.log_precisions and one.frames is not None:
+            assert frames is not None
+            side = round(one.tokens.shape[1] ** 0.5)
+            positions = place_tokens(side, one.frames.to(noisy), frames[rows].to(noisy))
+        view = self.adapter.act(
+            one.tokens, one.keys_values, text, noisy, alpha.to(noisy).expand(len(noisy)),
+            token_ratio=self.token_ratio, mask=mask, present=one.present, positions=positions,
+        )  # fmt: skip
+        return replace(view, share=one.share)
 
-    def _found(self) -> tuple[Tensor, Tensor]:
-        """Return the mask and the frames of this evaluation."""
+    def _note(self, acting: Sequence[int], rows: Tensor, strengths: Mapping[str, Tensor]) -> None:
+        ratios = torch.stack(list(strengths.values())).mean(dim=0)
+        for number, actor_ratios in zip(acting, ratios.tolist(), strict=True):
+            for row, ratio in zip(rows.tolist(), actor_ratios, strict=True):
+                self.strengths[-1][number][row] = ratio
+
+    def _found(self) -> tuple[Tensor, list[Tensor]]:
+        """Return the masks `[s, b, h, w]` and the frames of this evaluation."""
+        relevances, found, frames = [], [], []
+        for number, actor in enumerate(self.actors):
+            if actor.given is not None and not actor.masked_by_word:
+                relevance = mask = framing = actor.given
+            else:
+                relevance, mask, framing = self._masked_by_word(number, actor)
+            relevances.append(relevance)
+            found.append(mask)
+            frames.append(frame_of(framing))
+        masks = torch.stack(found)
+        if len(found) > 1:
+            self.overlaps.append(_largest_overlaps(masks).cpu())
+            masks = exclusive(masks, torch.stack(relevances))
+        return masks, frames
+
+    def _masked_by_word(self, number: int, actor: Actor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the relevance of a word, its mask, and the mask that frames its subject, each `[b, h, w]`."""
         settings = self.settings
-        if settings.given is not None and self._given_alone:
-            return settings.given, frame_of(settings.given)
         refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.refined else None
-        relevance = aggregate(
-            list(self.tap.maps.values()), normalization=settings.normalization, size=self.grid, refine=refine
-        )
+        maps = [layer[..., number] for layer in self.tap.maps.values()]
+        relevance = aggregate(maps, normalization=settings.normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.threshold else influence_scope
-        found = bounded(relevance, mask_scope=settings.scope, binary=settings.binary)
+        mask = bounded(relevance, mask_scope=settings.scope, binary=settings.binary)
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
-        if settings.given is not None:
-            found, framing = (combine(one, settings.given, settings.mode) for one in (found, framing))
-        return found, frame_of(framing)
+        if actor.given is not None:
+            mask, framing = (combine(one, actor.given, actor.mode) for one in (mask, framing))
+        return relevance, mask, framing
+
+
+def _largest_overlaps(masks: Tensor) -> Tensor:
+    """Return the largest overlap of each mask of `[s, b, h, w]` with another one, `[s, b]`."""
+    count = len(masks)
+    pairs = torch.stack(
+        [torch.stack([overlap(one, other.gt(0).float()) for other in masks]) for one in masks]
+    )  # [s, s, b]
+    itself = torch.eye(count, dtype=torch.bool, device=masks.device)[..., None]
+    return pairs.masked_fill(itself, 0.0).amax(dim=1)

@@ -19,6 +19,14 @@ class NotANumber(RealCustomError, FloatingPointError):
     """A computation left the range of its numbers."""
 
 
+class OutOfMemory(RealCustomError, MemoryError):
+    """The device has too little memory for what was asked."""
+
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch says, on one device or another, in place of a MemoryError."""
+
+
 class CheckFailed(RealCustomError):
     """What was to be checked is not as it must be; in what, has been told."""
 

@@ -184,6 +184,20 @@ def combine(found: Float[Tensor, "b h w"], given: Float[Tensor, "b h w"], mode: 
     return torch.minimum(found, given) if mode == "intersect" else torch.maximum(found, given)
 
 
+def exclusive(
+    masks: Float[Tensor, "s b h w"], relevances: Float[Tensor, "s b h w"], *, sharpness: float = 4.0
+) -> Float[Tensor, "s b h w"]:
+    """Share every cell among the subjects whose masks meet there, so that no two act in full on one cell.
+
+    Each gets its relevance to the power `sharpness` over the sum of those of all that are there: nearly all where its word
+    is clearly meant, halves where two words are meant alike, so that the border between two subjects is soft. A cell that
+    lies in one mask only is left as it is.
+    """
+    strength = (masks > 0) * (relevances.clamp(min=0) + _EPSILON) ** sharpness
+    alone = (masks > 0).sum(dim=0) < 2
+    return torch.where(alone, masks, masks * strength / strength.sum(dim=0).clamp(min=torch.finfo(masks.dtype).tiny))
+
+
 def coverage(mask: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """Return the share of cells that are not zero, for each sample."""
     return (mask > 0).float().mean(dim=(1, 2))

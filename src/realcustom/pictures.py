@@ -9,10 +9,10 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import torch
@@ -221,11 +221,30 @@ def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None
         InputError: the file cannot be written.
         OSError: the disk is full or broken.
     """
+    _write(path, lambda stream: picture.save(stream, "PNG", pnginfo=texts))
+
+
+def write_whole(data: bytes, path: Path, *, overwrite: bool) -> None:
+    """Write a file that appears under its name only when it is whole.
+
+    Raises:
+        InputError: it exists and may not be overwritten, or it cannot be written.
+        OSError: the disk is full or broken.
+    """
+    if path.is_dir():
+        raise InputError(f"{_named(path)} is a folder; choose another name")
+    _require_folder_of(path)
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{_named(path)} exists; choose another name, or overwrite it")
+    _write(path, lambda stream: stream.write(data))
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     draft = None
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
         with os.fdopen(handle, "wb") as stream:
-            picture.save(stream, "PNG", pnginfo=texts)
+            fill(stream)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(draft, 0o666 & ~umask)

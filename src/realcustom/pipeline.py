@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +27,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached, attention_grid, cross_attention_layers
-from realcustom.customization import Customization, MaskSettings, SubjectViews
-from realcustom.errors import InputError, NotANumber, did_you_mean
-from realcustom.guidance import FORMS, Form, Guidance, cascade_guidance, direct_guidance
+from realcustom.branches import MASK_SOURCES, Branches, MaskSource, Shortcuts
+from realcustom.checks import (
+    check_choice,
+    check_finite,
+    check_flag,
+    check_least,
+    check_share,
+    is_number,
+    is_whole,
+    sentences,
+)
+from realcustom.customization import Actor, Customization, MaskSettings, Reference
+from realcustom.errors import OUT_OF_MEMORY, InputError, NotANumber, OutOfMemory, did_you_mean, in_one_line
+from realcustom.guidance import FORMS, Form, Guidance
 from realcustom.latents import Autoencoder, downscaling, to_pixels
 from realcustom.loading import load_components, load_part, resolve
 from realcustom.masks import (
@@ -38,15 +48,23 @@ from realcustom.masks import (
     NORMALIZATIONS,
     MaskMode,
     Normalization,
-    coverage,
     resize_mask,
     resize_mask_by_height,
 )
-from realcustom.portrait import examine
-from realcustom.prompts import TextStates, cut_off, encode_prompts, encode_prompts_twice, find_word, word_columns
-from realcustom.report import RealCustomOutput, Report, SubjectMasks
+from realcustom.portrait import Portrait
+from realcustom.prompts import (
+    TargetWord,
+    TextStates,
+    cut_off,
+    encode_prompts,
+    encode_prompts_twice,
+    find_word,
+    word_columns,
+)
+from realcustom.report import RealCustomOutput, Report, SubjectMasks, SubjectReport
 from realcustom.schedule import alpha_at, clean_latents, official_scheduler
-from realcustom.subjects import SubjectEncoder, given_mask
+from realcustom.subject import Likeness, Subject
+from realcustom.subject_encoder import SubjectEncoder, given_mask
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +73,6 @@ StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[s
 
 _LARGEST_SIDE = 8192
 """Of a picture, in pixels."""
-
-_LARGEST = 1000.0
-"""Beyond it no guidance makes anything but noise, and float16 overflows."""
-
 
 _OF_RC: dict[str, Any] = {
     "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
@@ -222,9 +236,10 @@ class RealCustomPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str | Sequence[str],
-        subject_image: Image.Image | Sequence[Image.Image] | None = None,
+        subject_image: Likeness | Sequence[Likeness] | None = None,
         subject_word: str | Sequence[str] | None = None,
         *,
+        subjects: Sequence[Subject] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -248,6 +263,9 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_frozen_after: int | None = None,
         token_ratio: float = 0.8,
         subject_scale: float | Sequence[float] = 1.0,
+        mask_source: MaskSource = "text",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        cache_interval: int = 1,
         compat: Literal["official"] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -258,10 +276,12 @@ class RealCustomPipeline(DiffusionPipeline):
 
         Args:
             prompt: one sentence or several.
-            subject_image: the one picture of the subject, or a list with one for each prompt; None makes plain
-                text-to-image pictures.
+            subject_image: the one picture of the subject, or what was saved of it, or a list with one for each prompt; None
+                makes plain text-to-image pictures.
             subject_word: the real word (or phrase) of every prompt that is narrowed to the subject, or a list with one
                 for each prompt.
+            subjects: several subjects in the place of these two, each with its word in every prompt, its pictures, mask,
+                scale and time. Where their masks meet, each cell is shared out (`masks.exclusive`).
             height: of the pictures in pixels, a multiple of the autoencoder's factor; the model's own size if not given.
             width: likewise.
             num_inference_steps: of the scheduler; the model's default if not given, like the next two.
@@ -291,6 +311,9 @@ class RealCustomPipeline(DiffusionPipeline):
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
                 0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
+            mask_source: which call gives the mask, see `Shortcuts`; "text" is exact, the others are faster.
+            guidance_interval: shares of the run between which the unconditional branch is called, see `Shortcuts`.
+            cache_interval: how often the deep blocks of the UNet are called, see `Shortcuts`; 1 is always.
             compat: "official" runs the loop as the authors published it for Stable Diffusion XL, defects included: the negative
                 branch sees a black picture under the same mask, width and height change places in the time ids, the pooled
                 text is not projected, the reference is squashed to a square, masks have half the latent's sides, steps are
@@ -308,10 +331,11 @@ class RealCustomPipeline(DiffusionPipeline):
         Raises:
             InputError: an argument cannot be used; the message says which and why.
             NotANumber: the latents are not finite any more.
+            OutOfMemory: the device has too little memory; the message says what needs less. The pipeline can be used on.
         """
         # 1. Defaults and checks
         config = self.config
-        prompts = _sentences("prompt", prompt)
+        prompts = sentences("prompt", prompt)
         height, width = (self.side if side is None else side for side in (height, width))
         own = self._or_own(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -321,17 +345,24 @@ class RealCustomPipeline(DiffusionPipeline):
         )  # fmt: skip
         num_inference_steps, mask_scope = own["num_inference_steps"], own["mask_scope"]
         strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
-        subject_images, subject_words = self._check_subject(subject_image, subject_word, len(prompts), mask)
+        cast = self._cast(
+            len(prompts), subjects, subject_image=subject_image, subject_word=subject_word, occurrence=occurrence, mask=mask,
+            mask_mode=mask_mode,
+        )  # fmt: skip
         self.check_numbers(
             height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
             num_images_per_prompt=num_images_per_prompt, token_ratio=token_ratio, eta=eta, **strengths,
         )  # fmt: skip
-        _check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
-        _check_share("guidance_rescale", guidance_rescale)
+        check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
+        check_share("guidance_rescale", guidance_rescale)
         strengths = {name: float(strength) for name, strength in strengths.items()}
         samples = len(prompts) * num_images_per_prompt
         subject_scales = _scales(subject_scale, samples)
-        _check_choices(own, mask, mask_mode, output_type)
+        check_choice("guidance", own["guidance"], FORMS)
+        check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
+        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+        check_flag("mask_binary", own["mask_binary"])
+        shortcuts = _shortcuts(mask_source, guidance_interval, cache_interval, own["guidance"])
         self._check_compat(compat)
         callback_on_step_end_tensor_inputs = self._check_callback(
             callback_on_step_end, callback_on_step_end_tensor_inputs
@@ -339,11 +370,8 @@ class RealCustomPipeline(DiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         self._interrupt = False
 
-        # 2. The target word
-        words = [
-            find_word(sentence, word, self.tokenizer, occurrence=occurrence)
-            for sentence, word in zip(prompts, subject_words, strict=bool(subject_words))
-        ]
+        # 2. The target words
+        words = self._find_words(prompts, cast)
 
         # 3. Text
         text, negative = (
@@ -351,19 +379,34 @@ class RealCustomPipeline(DiffusionPipeline):
             for states in self._encode_text(prompts, negative_prompt, (height, width), compat)
         )
 
-        # 4. Subject
+        # 4. Subjects
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
-        encoder = self.subject_encoder
-        portraits = [examine(picture, encoder.reference_side) for picture in subject_images]
-        views, black = None, None
-        if subject_images:
-            times = samples // len(subject_images)
-            views = encoder.views(self.adapter, subject_images, portraits, text, times, squashed=bool(compat))
-            if compat:
-                nothing = [Image.new("RGB", (1, 1))] * len(subject_images)
-                black = encoder.views(self.adapter, nothing, portraits, negative, times, squashed=True)
+        mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
+        portraits, actors = [], []
+        for role, said in zip(cast, words, strict=True):
+            columns = word_columns(said, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
+            seen, references = self._references(role, samples, dtype, squashed=bool(compat))
+            given = None if role[0].mask is None else given_mask(role[0].mask, samples, mask_grid, device)
+            scales = torch.tensor([one.scale for one in role]).repeat_interleave(num_images_per_prompt)
+            actors.append(
+                Actor(
+                    references,
+                    columns.to(device),
+                    (scales * torch.tensor(subject_scales)).to(device),
+                    given,
+                    role[0].mask_mode,
+                    role[0].start,
+                    role[0].end,
+                )
+            )
+            portraits.append(seen)
+        black = None
+        if compat and cast:
+            nothing = Subject(Image.new("RGB", (1, 1)), "")
+            black = [self._references([nothing], samples, dtype, squashed=True)[1] for _ in cast]
 
         with (
+            _memory_told(),
             attached(self.unet, self_attention=mask_refined) as tap,
             self._timesteps(num_inference_steps, device, compat),
         ):
@@ -375,39 +418,56 @@ class RealCustomPipeline(DiffusionPipeline):
             tap.latent_size, tap.text_cache = grid, {}
             tap.resize = resize_mask_by_height if compat else resize_mask
             customization = None
-            if views is not None and self.adapter is not None:
-                mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
-                columns = word_columns(words, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
-                given = None if mask is None else given_mask(mask, samples, mask_grid, device)
+            if actors:
                 settings = MaskSettings(
                     scope=mask_scope, normalization=own["mask_normalization"], binary=own["mask_binary"],
-                    threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"], given=given,
-                    mode=mask_mode, layers=tuple(config.mask_layers),
+                    threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"],
+                    layers=tuple(config.mask_layers),
                 )  # fmt: skip
                 customization = Customization(
-                    self.adapter, tap, views, columns.to(device), torch.tensor(subject_scales, device=device), mask_grid,
-                    settings, token_ratio,
-                )  # fmt: skip
+                    self.adapter, tap, text, actors, mask_grid, self._num_timesteps, settings, token_ratio
+                )
+            guided = Guidance(
+                own["guidance"],
+                strengths["guidance_scale"],
+                strengths["subject_guidance_scale"],
+                float(guidance_rescale),
+            )
+            branches = Branches(
+                self.unet, self.scheduler.alphas_cumprod, text, negative, guided, self._num_timesteps, customization, black,
+                shortcuts,
+            )  # fmt: skip
             latents = self.denoise(
-                latents, text, negative, customization, black,
-                guidance=Guidance(
-                    own["guidance"], strengths["guidance_scale"], strengths["subject_guidance_scale"], float(guidance_rescale)
-                ),
+                latents, branches,
                 step_options=self.prepare_extra_step_kwargs(generator, eta), decode_clean=compat is not None,
                 callback_on_step_end=callback_on_step_end,
                 callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             )  # fmt: skip
 
-        # 7. Decode and report
-        lower = "take lower guidance scales" + ("" if dtype == torch.float32 else f", or float32 instead of {dtype}")
-        _check_computed(latents, "the latents", lower)
-        output = RealCustomOutput(*self._decode(latents, output_type))
+            # 7. Decode
+            lower = "take lower guidance scales" + (
+                "" if dtype == torch.float32 else f", or float32 instead of {dtype}"
+            )
+            _check_computed(latents, "the latents", lower)
+            output = RealCustomOutput(*self._decode(latents, output_type))
+
+        # 8. Report
         if customization is not None and customization.masks:
             output.masks = SubjectMasks(torch.stack(customization.masks))
+            guidance_told = {name: (scale, config[name]) for name, scale in strengths.items()}
             output.report = Report(
-                words, [coverage(step).tolist() for step in customization.masks], customization.strengths, portraits,
-                {name: (scale, config[name]) for name, scale in strengths.items()},
-            )  # fmt: skip
+                [
+                    SubjectReport(
+                        said,
+                        output.masks.of(number).coverage.tolist(),
+                        [step[number] for step in customization.strengths],
+                        seen,
+                        [step[number].tolist() for step in customization.overlaps],
+                    )
+                    for number, (said, seen) in enumerate(zip(words, portraits, strict=True))
+                ],
+                guidance_told,
+            )
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out
             return (output.images, output.masks, output.report)  # type: ignore[return-value]
@@ -417,12 +477,8 @@ class RealCustomPipeline(DiffusionPipeline):
     def denoise(
         self,
         latents: Tensor,
-        text: TextStates,
-        negative: TextStates,
-        customization: Customization | None = None,
-        negative_views: SubjectViews | None = None,
+        branches: Branches,
         *,
-        guidance: Guidance,
         step_options: Mapping[str, Any] | None = None,
         decode_clean: bool = False,
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
@@ -432,32 +488,27 @@ class RealCustomPipeline(DiffusionPipeline):
 
         Args:
             latents: the first noise, as the scheduler wants it.
-            text: of each picture.
-            negative: what the unconditional branch is told.
-            customization: the subjects, on a tap that is attached to the UNet; plain text-to-image without.
-            negative_views: subjects of the unconditional branch, under the same mask; for direct guidance only.
-            guidance: how predictions become one.
+            branches: the UNet's, its tap attached to it; the customization's, if there is one.
             step_options: what else the scheduler's steps are told.
             decode_clean: return the clean latents that the last prediction means instead of what the scheduler steps to.
             callback_on_step_end: see `__call__`.
             callback_on_step_end_tensor_inputs: see `__call__`.
         """
-        both, dtype, clean = negative.join(text), latents.dtype, latents
+        customization, dtype, clean = branches.customization, latents.dtype, latents
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if self._interrupt:
                     break
                 noisy = self.scheduler.scale_model_input(latents, timestep)
-                prediction = self._predict_guided(
-                    customization, negative_views, noisy, timestep, both, text, negative, guidance
-                )
+                prediction = branches.predict(noisy, timestep)
                 if decode_clean:
                     alpha = alpha_at(self.scheduler.alphas_cumprod, timestep)
                     clean = clean_latents(latents, prediction, alpha, self.scheduler.config.prediction_type)
                 latents = self.scheduler.step(prediction, timestep, latents, **step_options or {}, return_dict=False)[0]
                 latents = latents.to(dtype)
                 if callback_on_step_end is not None:
-                    known = {"latents": latents, "mask": customization.masks[-1] if customization else None}
+                    mask = customization.masks[-1].amax(dim=0) if customization and customization.masks else None
+                    known = {"latents": latents, "mask": mask}
                     wanted = {name: known[name] for name in callback_on_step_end_tensor_inputs}
                     latents = _given_back(callback_on_step_end(self, step, timestep, wanted), latents)
                 bar.update()
@@ -467,47 +518,76 @@ class RealCustomPipeline(DiffusionPipeline):
         """Return arguments of a call; those not given are this model's own."""
         return {name: self.config[name] if value is None else value for name, value in given.items()}
 
-    def _check_subject(
+    def _cast(
         self,
-        subject_image: Image.Image | Sequence[Image.Image] | None,
-        subject_word: str | Sequence[str] | None,
         prompts: int,
-        mask: object | None,
-    ) -> tuple[list[Image.Image], list[str]]:
-        """Return the subjects' pictures, one or as many as there are prompts, and each prompt's word."""
-        if (subject_image is None) != (subject_word is None):
-            given, absent = (
-                ("subject_word", "subject_image") if subject_image is None else ("subject_image", "subject_word")
-            )
-            raise InputError(
-                f"{given} was given without {absent}; a subject needs its picture and its word in the prompt"
-            )
-        if subject_image is None or subject_word is None:
-            if mask is not None:
-                raise InputError("mask was given without a subject; it says where the subject may act")
-            return [], []
-        images: list[Any] = list(subject_image) if isinstance(subject_image, (list, tuple)) else [subject_image]
-        words = [subject_word] * prompts if isinstance(subject_word, str) else _sentences("subject_word", subject_word)
-        for image in images:
-            if not isinstance(image, Image.Image):
-                raise InputError(f"subject_image must be a PIL picture, but is a {type(image).__name__}")
-        if len(images) not in (1, prompts):
-            raise InputError(f"subject_image is a list of {len(images)}, but there are {prompts} prompts")
-        if len(words) != prompts:
-            raise InputError(f"subject_word is a list of {len(words)}, but there are {prompts} prompts")
-        if self.adapter is None:
+        subjects: Sequence[Subject] | None,
+        *,
+        subject_image: Likeness | Sequence[Likeness] | None,
+        subject_word: str | Sequence[str] | None,
+        occurrence: int | None,
+        mask: Any,
+        mask_mode: MaskMode,
+    ) -> list[list[Subject]]:
+        """Return for each subject who plays it under each prompt: the same one, or one each."""
+        short = {"subject_image": subject_image, "subject_word": subject_word, "occurrence": occurrence, "mask": mask}
+        if subjects is not None:
+            for name, given in short.items():
+                if given is not None:
+                    raise InputError(f"{name} was given beside subjects, each of which says it itself; leave it out")
+            if not isinstance(subjects, (list, tuple)) or not all(isinstance(one, Subject) for one in subjects):
+                raise InputError(f"subjects must be a list of realcustom.Subject, but is {subjects!r}")
+            cast = [[one] * prompts for one in subjects]
+        else:
+            cast = _cast_of_one(prompts, **short, mask_mode=mask_mode)
+        if cast and self.adapter is None:
             raise InputError("this model has no RealCustom adapter, so it can only make text-to-image pictures")
-        if self.adapter.dtype != self.unet.dtype:
+        if cast and self.adapter.dtype != self.unet.dtype:
             raise InputError(
                 f"the adapter has numbers of type {self.adapter.dtype} and the UNet of {self.unet.dtype}; move the whole "
                 f"pipeline with pipe.to(dtype=...)"
             )
-        return images, words
+        return cast
+
+    def _find_words(self, prompts: Sequence[str], cast: Sequence[Sequence[Subject]]) -> list[list[TargetWord]]:
+        """Return the words of each subject, one a prompt."""
+        words = [
+            [
+                find_word(sentence, one.word, self.tokenizer, occurrence=one.occurrence)
+                for sentence, one in zip(prompts, role, strict=True)
+            ]
+            for role in cast
+        ]
+        for said in zip(*words, strict=True):
+            for word in said:
+                if [other.tokens for other in said].count(word.tokens) > 1:
+                    raise InputError(
+                        f"two subjects have the word {word.text!r}; tell them apart with occurrence=1 and occurrence=2 in a "
+                        "prompt that says it twice, or give several pictures of one subject as one Subject(image=[...])"
+                    )
+        return words
+
+    def _references(
+        self, role: Sequence[Subject], samples: int, dtype: torch.dtype, *, squashed: bool
+    ) -> tuple[list[Portrait], list[Reference]]:
+        """Return what is known of the pictures of one subject, and what the steps attend to, for each picture to be made."""
+        players = [role[0]] if all(one is role[0] for one in role) else list(role)
+        encoder, device = self.subject_encoder, self._execution_device
+        portraits, references = [], []
+        for number, share in enumerate(role[0].shares):
+            likenesses = [one.likenesses[number] for one in players]
+            seen = [encoder.examine(one) for one in likenesses]
+            reference = encoder.reference(
+                self.adapter, likenesses, seen, samples // len(players), device, dtype, share=share, squashed=squashed
+            )
+            portraits += seen
+            references.append(reference)
+        return portraits, references
 
     def _check_compat(self, compat: str | None) -> None:
         if compat is None:
             return
-        _check_choice("compat", compat, ("official",))
+        check_choice("compat", compat, ("official",))
         if self.text_encoder_2 is None:
             raise InputError("compat='official' is for Stable Diffusion XL, and this base has one text encoder")
 
@@ -532,19 +612,19 @@ class RealCustomPipeline(DiffusionPipeline):
         """
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):
-            if not _is_whole(side) or not 0 < side <= _LARGEST_SIDE or side % factor:
+            if not is_whole(side) or not 0 < side <= _LARGEST_SIDE or side % factor:
                 raise InputError(
                     f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
                 )
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         for name, count in counts.items():
-            _check_least(name, count, 1)
-        _check_share("mask_scope", mask_scope)
-        if not _is_number(token_ratio) or not 0 < token_ratio <= 1:
+            check_least(name, count, 1)
+        check_share("mask_scope", mask_scope)
+        if not is_number(token_ratio) or not 0 < token_ratio <= 1:
             raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
         scales["subject_scale"] = subject_scale
-        _check_finite(scales)
+        check_finite(scales)
         self._check_scheduler(num_inference_steps)
 
     def _check_scheduler(self, num_inference_steps: int) -> None:
@@ -602,7 +682,7 @@ class RealCustomPipeline(DiffusionPipeline):
         if negative_prompt is None or isinstance(negative_prompt, str):
             negatives = [negative_prompt or ""] * len(prompts)
         else:
-            negatives = _sentences("negative_prompt", negative_prompt)
+            negatives = sentences("negative_prompt", negative_prompt)
         if len(negatives) != len(prompts):
             raise InputError(f"negative_prompt has {len(negatives)} entries, but there are {len(prompts)} prompts")
         for sentence in (*prompts, *negatives):
@@ -673,110 +753,6 @@ class RealCustomPipeline(DiffusionPipeline):
         taken = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
 
-    def _predict(self, noisy: Tensor, timestep: Tensor, text: TextStates) -> Tensor:
-        return self.unet(
-            noisy, timestep, text.states, encoder_attention_mask=text.keep,
-            added_cond_kwargs=dict(text.added) or None, return_dict=False,
-        )[0]  # fmt: skip
-
-    def _predict_from_text(
-        self, noisy: Tensor, timestep: Tensor, both: TextStates, text: TextStates, guidance_scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return the unconditional and the T2I prediction; both are T2I's where guidance gives the former no weight."""
-        if guidance_scale == 1:
-            from_text = self._predict(noisy, timestep, text)
-            return from_text, from_text
-        unconditional, from_text = self._predict(noisy.repeat(2, 1, 1, 1), timestep, both).chunk(2)
-        return unconditional, from_text
-
-    def _predict_guided(
-        self,
-        customization: Customization | None,
-        negative_views: SubjectViews | None,
-        noisy: Tensor,
-        timestep: Tensor,
-        both: TextStates,
-        text: TextStates,
-        negative: TextStates,
-        guidance: Guidance,
-    ) -> Tensor:
-        """Return the guided prediction of one evaluation."""
-        scale, rescale = guidance.scale, guidance.rescale
-        if customization is not None and guidance.form == "cascade":
-            three = self._predict_cascade(customization, noisy, timestep, both, text, scale)
-            return cascade_guidance(
-                *three, guidance_scale=scale, subject_guidance_scale=guidance.subject_scale, guidance_rescale=rescale
-            )
-        if customization is None:
-            two = self._predict_from_text(noisy, timestep, both, text, scale)
-        else:
-            two = self._predict_direct(customization, negative_views, noisy, timestep, both, text, negative, scale)
-        return direct_guidance(*two, guidance_scale=scale, guidance_rescale=rescale)
-
-    def _predict_cascade(
-        self,
-        customization: Customization,
-        noisy: Tensor,
-        timestep: Tensor,
-        both: TextStates,
-        text: TextStates,
-        guidance_scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three predictions of RC 13: T2I, with the unconditional branch, finds the mask in which TI2I paints."""
-        with customization.watching():
-            unconditional, from_text = self._predict_from_text(noisy, timestep, both, text, guidance_scale)
-        customization.find_mask()
-        rows = customization.acting_rows()
-        painted = self._predict_subject(customization, noisy, timestep, rows)
-        return unconditional, from_text, painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
-
-    def _predict_direct(
-        self,
-        customization: Customization,
-        negative_views: SubjectViews | None,
-        noisy: Tensor,
-        timestep: Tensor,
-        both: TextStates,
-        text: TextStates,
-        negative: TextStates,
-        guidance_scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the negative prediction and TI2I's (RC++); T2I is run while the mask comes from it, and thrown away."""
-        from_text = None
-        if customization.needs_text:
-            with customization.watching():
-                from_text = self._predict(noisy, timestep, text)
-        customization.find_mask()
-        rows = customization.acting_rows()
-        if not len(rows):
-            return self._predict_from_text(noisy, timestep, both, text, guidance_scale)
-        painted = self._predict_subject(customization, noisy, timestep, rows)
-        if len(rows) < len(noisy):
-            if from_text is None:
-                from_text = self._predict(noisy, timestep, text)
-            painted = from_text.index_copy(0, rows, painted)
-        if guidance_scale == 1:
-            return painted, painted
-        everyone = torch.arange(len(noisy), device=noisy.device)
-        if negative_views is None:
-            return self._predict(noisy, timestep, negative), painted
-        return self._predict_subject(customization, noisy, timestep, everyone, negative_views), painted
-
-    def _predict_subject(
-        self,
-        customization: Customization,
-        noisy: Tensor,
-        timestep: Tensor,
-        rows: Tensor,
-        views: SubjectViews | None = None,
-    ) -> Tensor:
-        """Return the TI2I prediction of some of the pictures, `[r, c, h, w]`, of other subjects if they are given."""
-        if not len(rows):
-            return noisy[rows]
-        alpha = alpha_at(self.scheduler.alphas_cumprod, timestep)
-        with customization.acting(noisy[rows], alpha, rows, views) as acting:
-            return self._predict(noisy[rows], timestep, acting.text)
-
     def _decode(self, latents: Tensor, output_type: str) -> tuple[Any, list[bool] | None]:
         """Return the pictures, and of each whether the base's safety checker flagged it; None where there is none."""
         if output_type == "latent":
@@ -800,71 +776,91 @@ def _as_dtype(dtype: Any) -> torch.dtype:
     return found
 
 
-def _sentences(name: str, given: Any) -> list[str]:
-    """Return one sentence or several as a list."""
-    sentences = [given] if isinstance(given, str) else list(given) if isinstance(given, (list, tuple)) else []
-    if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
-        raise InputError(f"{name} must be a sentence or a list of sentences, but is {given!r}")
-    return sentences
-
-
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _is_number(number: Any) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool)
-
-
-def _check_finite(numbers: Mapping[str, float]) -> None:
-    for name, number in numbers.items():
-        if not _is_number(number) or not abs(number) <= _LARGEST:
-            raise InputError(f"{name} must be a number from -{_LARGEST:g} to {_LARGEST:g}, but is {number!r}")
-
-
-def _check_least(name: str, count: int, least: int) -> None:
-    if not _is_whole(count):
-        raise InputError(f"{name} must be a whole number, but is {count!r}")
-    if count < least:
-        raise InputError(f"{name} must be at least {least}, but is {count}")
-
-
-def _check_share(name: str, share: float) -> None:
-    if not _is_number(share) or not 0 <= share <= 1:
-        raise InputError(f"{name} must be a share from 0 to 1, but is {share!r}")
-
-
 def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise NotANumber(f"{what} are no numbers any more; {remedy}")
 
 
+def _cast_of_one(
+    prompts: int,
+    *,
+    subject_image: Any,
+    subject_word: Any,
+    occurrence: int | None,
+    mask: Any,
+    mask_mode: MaskMode,
+) -> list[list[Subject]]:
+    """Return the one subject of a call, one player for each prompt; nobody if there is none."""
+    if (subject_image is None) != (subject_word is None):
+        given, absent = (
+            ("subject_word", "subject_image") if subject_image is None else ("subject_image", "subject_word")
+        )
+        raise InputError(f"{given} was given without {absent}; a subject needs its picture and its word in the prompt")
+    if subject_image is None:
+        if mask is not None:
+            raise InputError("mask was given without a subject; it says where the subject may act")
+        check_choice("mask_mode", mask_mode, MASK_MODES)
+        if mask_mode != "replace":
+            raise InputError(f"mask_mode {mask_mode!r} was given without mask, which it is about")
+        return []
+    images = list(subject_image) if isinstance(subject_image, (list, tuple)) else [subject_image]
+    words = [subject_word] * prompts if isinstance(subject_word, str) else sentences("subject_word", subject_word)
+    if len(images) not in (1, prompts):
+        raise InputError(f"subject_image is a list of {len(images)}, but there are {prompts} prompts")
+    if len(words) != prompts:
+        raise InputError(f"subject_word is a list of {len(words)}, but there are {prompts} prompts")
+    players = {
+        (number % len(images), word): Subject(
+            images[number % len(images)], word, occurrence, mask=mask, mask_mode=mask_mode
+        )
+        for number, word in enumerate(words)
+    }
+    return [[players[number % len(images), word] for number, word in enumerate(words)]]
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Say what needs less memory where there is too little."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(told in str(error) for told in OUT_OF_MEMORY):
+            raise
+        raise OutOfMemory(
+            f"there is not enough memory on the device ({in_one_line(error)}); in the order of what they cost, take: "
+            "pipe.enable_vae_tiling(), dtype=torch.float16 (bfloat16 on a CPU), fewer pictures at once, "
+            "pipe.enable_model_cpu_offload(), a smaller width and height"
+        ) from error
+
+
 def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     """Return `subject_scale` for each picture."""
-    if not _is_number(scale) and not isinstance(scale, (list, tuple)):
+    if not is_number(scale) and not isinstance(scale, (list, tuple)):
         raise InputError(f"subject_scale must be a number or a list with one for each picture, but is {scale!r}")
     scales: list[Any] = list(scale) if isinstance(scale, (list, tuple)) else [scale] * samples
     if len(scales) != samples:
         raise InputError(f"subject_scale is a list of {len(scales)}, but {samples} pictures are to be made")
     for one in scales:
-        _check_finite({"subject_scale": one})
+        check_finite({"subject_scale": one})
     return [float(one) for one in scales]
 
 
-def _check_choices(own: Mapping[str, Any], mask: Any, mask_mode: str, output_type: str) -> None:
-    _check_choice("guidance", own["guidance"], FORMS)
-    _check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
-    _check_choice("mask_mode", mask_mode, MASK_MODES)
-    _check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-    if mask is None and mask_mode != "replace":
-        raise InputError(f"mask_mode {mask_mode!r} was given without mask, which it is about")
-    if not isinstance(own["mask_binary"], bool):
-        raise InputError(f"mask_binary must be True or False, but is {own['mask_binary']!r}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+def _shortcuts(source: MaskSource, interval: Any, cache_interval: int, form: str) -> Shortcuts:
+    """Return what a call leaves out."""
+    check_choice("mask_source", source, MASK_SOURCES)
+    if source in ("encoder", "generation") and form != "direct":
+        raise InputError(
+            f"mask_source {source!r} does without the prediction of the text branch, which guidance 'cascade' needs; take "
+            "guidance='direct', or mask_source 'text' or 'previous'"
+        )
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        raise InputError(f"guidance_interval must be two shares of the run, from and to, but is {interval!r}")
+    for share in interval:
+        check_share("guidance_interval", share)
+    if not interval[0] <= interval[1]:
+        raise InputError(f"guidance_interval must begin before it ends, but is {interval!r}")
+    check_least("cache_interval", cache_interval, 1)
+    return Shortcuts(source, (float(interval[0]), float(interval[1])), cache_interval)
 
 
 def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:

@@ -47,7 +47,7 @@ SLIMMEST = 3.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class Outline:
     """Where the subject is in what the encoder sees; all shares are of that square's side or area."""
 
     box: tuple[float, float, float, float]
@@ -95,7 +95,7 @@ class Portrait:
     sharpness: float | None
     """Variance of the Laplacian over the variance of the grey levels, where the subject is, at the encoder's size; None of
     what has one grey level or is thinner than three pixels there."""
-    subject: Subject | None
+    subject: Outline | None
     """None where none could be told from the background."""
 
     @property
@@ -331,14 +331,14 @@ def _labels(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
         labels = spread
 
 
-def _subject(things: Bool[np.ndarray, "h w"], objects: int, longer: int) -> Subject:
+def _subject(things: Bool[np.ndarray, "h w"], objects: int, longer: int) -> Outline:
     height, width = things.shape
     rows, columns = np.flatnonzero(things.any(axis=1)), np.flatnonzero(things.any(axis=0))
     above, before = (CELLS - height) // 2, (CELLS - width) // 2
     cells = (before + columns[0], above + rows[0], before + columns[-1] + 1, above + rows[-1] + 1)
     left, top, right, bottom = (float(cell / CELLS) for cell in cells)
     contact = {"left": things[:, 0], "top": things[0], "right": things[:, -1], "bottom": things[-1]}
-    return Subject(
+    return Outline(
         box=(left, top, right, bottom),
         fill=float(things.sum() / CELLS**2),
         pixels=round(max(right - left, bottom - top) * longer),
@@ -364,7 +364,7 @@ def _sharpness(picture: Image.Image, things: Bool[np.ndarray, "h w"]) -> float |
     return float(laplacian.var() / grey.var())
 
 
-def _where(subject: Subject) -> str:
+def _where(subject: Outline) -> str:
     x, y = subject.centre
     things = "1 thing" if subject.objects == 1 else f"{subject.objects} things"
     return (

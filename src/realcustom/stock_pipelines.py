@@ -9,14 +9,13 @@ ControlNet, other tasks and few-step schedules go on working.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image
 from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
@@ -27,25 +26,18 @@ from realcustom.attention import (
     cross_attention_layers,
     tapped_processors,
 )
-from realcustom.customization import Customization, MaskSettings
+from realcustom.customization import Actor, Customization, MaskSettings
 from realcustom.errors import InputError
 from realcustom.loading import load_part
+from realcustom.masks import MaskMode
 from realcustom.pipeline import check_fit, check_layers, defaults_of
-from realcustom.portrait import examine
 from realcustom.prompts import TextStates, find_word, word_columns
 from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
-from realcustom.subjects import SubjectEncoder, given_mask
+from realcustom.subject import Likeness, Subject
+from realcustom.subject_encoder import SubjectEncoder, given_mask
 
 _ATTRIBUTE = "_realcustom"
-
-
-@dataclass(frozen=True)
-class _Subject:
-    picture: Image.Image
-    word: str
-    occurrence: int | None
-    prompts: tuple[str, ...] | None
 
 
 @dataclass
@@ -60,7 +52,9 @@ class _Attachment:
     image_encoder_2: Any = None
     tap: AttentionTap = field(default_factory=AttentionTap)
     handles: list[Any] = field(default_factory=list)
-    subject: _Subject | None = None
+    subjects: Sequence[Subject] = ()
+    named_prompts: tuple[str, ...] = ()
+    """For calls that do not tell theirs."""
     scale: float = 1.0
     subject_guidance_scale: float = 1.0
     direct: bool = False
@@ -83,7 +77,7 @@ class _Attachment:
     def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Let the UNet record where the words look, if the next mask comes from there."""
         self.tap.word, self.call = None, None
-        if self.subject is None or self.scale == 0 or self.ended:
+        if not self.subjects or self.scale == 0 or self.ended:
             return
         if getattr(self.pipeline, "do_perturbed_attention_guidance", False):
             raise InputError("RealCustom does not know perturbed-attention guidance; take pag_scale=0 or unload it")
@@ -111,7 +105,7 @@ class _Attachment:
         timestep = torch.as_tensor(timestep).flatten()[0]
         self.ended = bool(timestep == self.pipeline.scheduler.timesteps[-1])
         predicted = output[0] if isinstance(output, tuple) else output.sample
-        batch, pictures = len(sample), len(run.scales)
+        batch, pictures = len(sample), len(run.text.states)
         if batch not in (pictures, 2 * pictures):
             raise InputError(
                 f"the UNet was called with {batch} rows for {pictures} pictures; RealCustom knows one or two rows for each"
@@ -139,21 +133,15 @@ class _Attachment:
 
     def _customization(self, sample: Tensor, states: Tensor) -> tuple[Customization, Tensor]:
         """Return a new run, and the text of its pictures."""
-        subject = self.subject
-        assert subject is not None
-        prompts = self.prompts or subject.prompts
+        prompts = self.prompts or self.named_prompts
         if not prompts:
             raise InputError(
                 "the pipeline was given the prompt's states and not its words; name the prompts in set_realcustom_subject"
             )
-        words = [
-            find_word(prompt, subject.word, self.pipeline.tokenizer, occurrence=subject.occurrence)
-            for prompt in prompts
-        ]
         halves = 2 if self.pipeline.do_classifier_free_guidance else 1
         pictures = len(sample) // halves
-        if len(sample) % halves or pictures % len(words):
-            raise InputError(f"the UNet was called with {len(sample)} rows for {len(words)} prompts")
+        if len(sample) % halves or pictures % len(prompts):
+            raise InputError(f"the UNet was called with {len(sample)} rows for {len(prompts)} prompts")
         device, dtype = sample.device, sample.dtype
         self.adapter.to(device, dtype)
         for part in (self.image_encoder, self.image_encoder_2):
@@ -161,18 +149,28 @@ class _Attachment:
                 part.to(device)
         own = states[-pictures:]
         encoder = SubjectEncoder(self.pipeline.vae, _side(self.pipeline), self.image_encoder, self.image_encoder_2)
-        with torch.no_grad():
-            views = encoder.views(
-                self.adapter, [subject.picture], [examine(subject.picture, encoder.reference_side)],
-                TextStates(own.to(dtype), None), pictures,
-            )  # fmt: skip
-        columns = word_columns(words, states.shape[1]).repeat_interleave(pictures // len(words), dim=0).to(device)
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
-        settings = self.settings
-        if settings.given is not None:
-            settings = replace(settings, given=given_mask(settings.given, pictures, grid, device))
-        scales = torch.full((pictures,), self.scale, device=device)
-        run = Customization(self.adapter, self.tap, views, columns, scales, grid, settings, self.token_ratio)
+        actors = []
+        for subject in self.subjects:
+            words = [
+                find_word(prompt, subject.word, self.pipeline.tokenizer, occurrence=subject.occurrence)
+                for prompt in prompts
+            ]
+            columns = word_columns(words, states.shape[1]).repeat_interleave(pictures // len(words), dim=0)
+            given = None if subject.mask is None else given_mask(subject.mask, pictures, grid, device)
+            with torch.no_grad():
+                references = [
+                    encoder.reference(
+                        self.adapter, [likeness], [encoder.examine(likeness)], pictures, device, dtype, share=share
+                    )
+                    for likeness, share in zip(subject.likenesses, subject.shares, strict=True)
+                ]
+            scales = torch.full((pictures,), self.scale * subject.scale, device=device)
+            actors.append(
+                Actor(references, columns.to(device), scales, given, subject.mask_mode, subject.start, subject.end)
+            )
+        text, evaluations = TextStates(own.to(dtype), None), len(self.pipeline.scheduler.timesteps)
+        run = Customization(self.adapter, self.tap, text, actors, grid, evaluations, self.settings, self.token_ratio)
         return run, own
 
     def _own_processors(self, module: nn.Module) -> list[Any]:
@@ -233,22 +231,49 @@ def load_realcustom(
 
 def set_realcustom_subject(
     pipeline: DiffusionPipeline,
-    image: Image.Image,
+    image: Likeness,
     word: str,
     *,
     occurrence: int | None = None,
-    subject_guidance_scale: float | None = None,
-    mask_settings: MaskSettings | None = None,
-    token_ratio: float = 0.8,
-    prompt: str | Sequence[str] | None = None,
+    mask: Any = None,
+    mask_mode: MaskMode = "replace",
+    **settings: Any,
 ) -> None:
     """Say whose picture the pipeline's next calls make, and which word of their prompts stands for it.
 
     Args:
         pipeline: with an adapter loaded.
-        image: the one picture of the subject.
+        image: the one picture of the subject, or what was saved of it.
         word: a word or phrase of every prompt.
         occurrence: which one, if a prompt says it more than once; from 1.
+        mask: where it may act, see `RealCustomPipeline.__call__`.
+        mask_mode: how that mask and the word's go together.
+        **settings: those of `set_realcustom_subjects`.
+
+    Raises:
+        InputError: no adapter is loaded, or an argument cannot be used.
+    """
+    _attachment(pipeline)
+    if not isinstance(word, str) or not word.strip():
+        raise InputError(f"word must be the word of the prompt that stands for the subject, but is {word!r}")
+    subject = Subject(image, word, occurrence, mask=mask, mask_mode=mask_mode)
+    set_realcustom_subjects(pipeline, [subject], **settings)
+
+
+def set_realcustom_subjects(
+    pipeline: DiffusionPipeline,
+    subjects: Sequence[Subject],
+    *,
+    subject_guidance_scale: float | None = None,
+    mask_settings: MaskSettings | None = None,
+    token_ratio: float = 0.8,
+    prompt: str | Sequence[str] | None = None,
+) -> None:
+    """Say whose pictures the pipeline's next calls make: several subjects, each with its word in every prompt.
+
+    Args:
+        pipeline: with an adapter loaded.
+        subjects: at least one.
         subject_guidance_scale: w_i; the paper's if not given. Direct guidance (RC++) does not read it.
         mask_settings: how the word's attention becomes a mask; the paper's if not given.
         token_ratio: gamma_num (RC 10).
@@ -258,10 +283,8 @@ def set_realcustom_subject(
         InputError: no adapter is loaded, or an argument cannot be used.
     """
     attachment = _attachment(pipeline)
-    if not isinstance(image, Image.Image):
-        raise InputError(f"image must be a PIL picture, but is a {type(image).__name__}")
-    if not isinstance(word, str) or not word.strip():
-        raise InputError(f"word must be the word of the prompt that stands for the subject, but is {word!r}")
+    if not subjects or not all(isinstance(one, Subject) for one in subjects):
+        raise InputError(f"subjects must be a list of realcustom.Subject, but is {subjects!r}")
     prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
     defaults = defaults_of(attachment.adapter)
     settings = mask_settings or MaskSettings(
@@ -270,7 +293,7 @@ def set_realcustom_subject(
         frozen_after=defaults["mask_frozen_after"],
     )
     check_layers(_stock(pipeline.unet), settings.layers)
-    attachment.subject = _Subject(image, word, occurrence, prompts)
+    attachment.subjects, attachment.named_prompts = list(subjects), prompts or ()
     attachment.token_ratio, attachment.settings = token_ratio, settings
     attachment.subject_guidance_scale = (
         defaults["subject_guidance_scale"] if subject_guidance_scale is None else subject_guidance_scale

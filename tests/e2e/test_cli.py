@@ -60,7 +60,7 @@ def test_json_is_the_only_thing_on_standard_output(run, tmp_path):
     beside = {kind: str(tmp_path / f"new-{kind.replace('_', '-')}.png") for kind in ("mask", "mask_over", "mask_strip")}
     masks = [str(tmp_path / f"new-mask-step-0{number}.png") for number in (1, 2, 3)]
     assert about["pictures"] == [{"image": str(tmp_path / "new.png"), "seed": 7, **beside, "mask_steps": masks}]
-    assert about["report"]["words"][0]["text"] == "robot"
+    assert about["report"]["subjects"][0]["words"][0]["text"] == "robot"
     steps = {f"new-mask-step-0{number}.png" for number in (1, 2, 3)}
     written = {path.name for path in tmp_path.glob("new*.png")}
     assert written == {"new.png", "new-mask.png", "new-mask-over.png", "new-mask-strip.png", *steps}

@@ -72,7 +72,7 @@ def test_the_subject_changes_its_part_of_the_picture_most(pipeline):
     change = np.abs(np.asarray(one.images[0], float) - np.asarray(twin.images[0], float)).mean(axis=-1)
     scope = one.masks.final[0].repeat_interleave(8, 0).repeat_interleave(8, 1).numpy() > 0
     assert change[scope].mean() > 1.5 * change[~scope].mean()
-    assert min(ratio for step in one.report.visual_to_textual for ratio in step) > 0
+    assert min(ratio for step in one.report.subjects[0].visual_to_textual for ratio in step) > 0
 
 
 def test_the_demo_leaves_its_pictures_where_it_says(tmp_path, capsys):

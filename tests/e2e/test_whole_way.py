@@ -214,4 +214,4 @@ def test_adapters_for_other_bases_are_trained_and_used(bases, family):
     pipeline = RealCustomPipeline.from_pretrained(bases / family, adapter=output / "export", **encoders)
     made = pipeline("a dog", Image.new("RGB", (9, 9), "red"), "dog", num_inference_steps=2)
     assert made.images[0].size[0] == pipeline.side
-    assert made.report.words[0].text == "dog"
+    assert made.report.subjects[0].words[0].text == "dog"

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from parity.official import about, deviation, tensors, weights
-from realcustom.attention import AttentionTap, Subject, SubjectAttnProcessor
+from realcustom.attention import AttentionTap, Influence, SubjectAttnProcessor, View
 from realcustom.masks import resize_mask, resize_mask_by_height
 
 TOLERANCE = 1e-4
@@ -23,7 +23,7 @@ def attn():
 
 def subject(vision, mask=None):
     projections = (weights("attention")[f"to_{part}_vision.weight"] for part in "kv")
-    return Subject({"layer": tuple(vision @ weight.T for weight in projections)}, mask=mask)
+    return Influence([View({"layer": tuple(vision @ weight.T for weight in projections)})], mask=mask)
 
 
 def subjects(case):

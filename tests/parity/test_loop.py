@@ -8,8 +8,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverSinglestepScheduler
 
 from parity.official import about, deviation, tensors, weights
 from realcustom.attention import attached
+from realcustom.branches import Branches
 from realcustom.convert import adapter_of, unet_of
-from realcustom.customization import Customization, MaskSettings, SubjectViews
+from realcustom.customization import Actor, Customization, MaskSettings, Reference
 from realcustom.guidance import Guidance
 from realcustom.masks import resize_mask_by_height
 from realcustom.pipeline import RealCustomPipeline
@@ -45,11 +46,11 @@ def run(parts, scheduler=None, **mask):
         ).repeat(samples, torch.float32)
         for kind in ("", "_negative")
     ]  # fmt: skip
-    views = []
-    for text, kind in zip(texts, ("", "_zero_image"), strict=True):
+    references = []
+    for kind in ("", "_zero_image"):
         tokens = adapter.tokens(*(golden[f"input.{name}{kind}"] for name in ("deep", "deep_local")))
         tokens = tokens.repeat_interleave(samples, dim=0)
-        views.append(SubjectViews(tokens, adapter.keys_values(tokens), text))
+        references.append(Reference(tokens, adapter.keys_values(tokens)))
     scheduler = pipeline.scheduler = official_scheduler(scheduler, steps, "cpu")
     found = {"latents": [], "guided": []}
     stepped = scheduler.step
@@ -70,14 +71,17 @@ def run(parts, scheduler=None, **mask):
         tap.latent_size, tap.resize = tuple(latent.shape[2:]), resize_mask_by_height
         settings = MaskSettings(**{"scope": LOOP["mask_scope"], "frozen_after": LOOP["mask_reused_step"], **mask})
         columns = golden["input.target_token"].expand(samples, -1)
-        customization = Customization(adapter, tap, views[0], columns, torch.ones(samples), grid, settings)
+        actors = [Actor([references[0]], columns, torch.ones(samples))]
+        evaluations = len(scheduler.timesteps)
+        customization = Customization(adapter, tap, texts[0], actors, grid, evaluations, settings)
+        guidance = Guidance("direct", LOOP["guidance"], LOOP["guidance"])
+        branches = Branches(
+            unet, scheduler.alphas_cumprod, *texts, guidance, evaluations, customization, [[references[1]]]
+        )
         pipeline._interrupt = False
-        clean = pipeline.denoise(
-            latent, texts[0], texts[1], customization, views[1], decode_clean=True,
-            guidance=Guidance("direct", LOOP["guidance"], LOOP["guidance"]), callback_on_step_end=remember,
-        )  # fmt: skip
+        clean = pipeline.denoise(latent, branches, decode_clean=True, callback_on_step_end=remember)
     return {name: torch.stack(one) for name, one in found.items()} | {
-        "masks": torch.stack(customization.masks),
+        "masks": torch.stack(customization.masks)[:, 0],
         "clean": clean,
     }
 

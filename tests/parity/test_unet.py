@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from parity.official import about, deviation, tensors, weights
-from realcustom.attention import attached, cross_attention_layers
+from realcustom.attention import Influence, attached, cross_attention_layers
 from realcustom.convert import convert_unet
 from realcustom.masks import resize_mask_by_height
 from realcustom.prompts import TextStates
@@ -39,11 +39,8 @@ def call(converted, sample="input.sample", text="", features=None, mask=None, ti
             tokens = converted.adapter.tokens(*(golden[f"input.{name}{features}"] for name in ("deep", "deep_local")))
             keys_values = converted.adapter.keys_values(tokens)
             alpha = torch.ones(len(latents))
-            tap.subjects = [
-                converted.adapter.act(
-                    tokens, keys_values, TextStates(states, None), latents, alpha, token_ratio=1.0, mask=mask
-                )
-            ]
+            view = converted.adapter.act(tokens, keys_values, TextStates(states, None), latents, alpha, token_ratio=1.0)
+            tap.subjects = [Influence([view], mask=mask)]
         timestep = golden["input.timesteps"][time]
         found = converted.unet(latents, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0]
         return found, tap.maps

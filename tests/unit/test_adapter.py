@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.attention import attached
+from realcustom.attention import Influence, attached
 from realcustom.prompts import TextStates
 from realcustom.schedule import alpha_at
 
@@ -47,7 +47,9 @@ def test_only_training_lets_the_subject_change_the_base(tiny, unet, inputs, trai
     plain = unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
     with attached(unet) as tap:
         tap.latent_size = (8, 8)
-        tap.subjects = [tiny.adapter(unet, trained=trained)(features, text, latents, alpha, token_ratio=0.8)]
+        tap.subjects = [
+            Influence([tiny.adapter(unet, trained=trained)(features, text, latents, alpha, token_ratio=0.8)])
+        ]
         with_subject = unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
     assert torch.equal(with_subject, plain) != trained
 
@@ -82,7 +84,7 @@ def test_queries_of_its_own_start_as_the_texts_and_act_alone(tiny, unet, inputs)
     def prediction(adapter):
         with attached(unet) as tap:
             tap.latent_size = (8, 8)
-            tap.subjects = [adapter(features, text, latents, alpha, token_ratio=0.8)]
+            tap.subjects = [Influence([adapter(features, text, latents, alpha, token_ratio=0.8)])]
             return unet(latents, 500, text.states, encoder_attention_mask=text.keep).sample
 
     shared, own = (tiny.adapter(unet, own_queries=owns) for owns in (False, True))

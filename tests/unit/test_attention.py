@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from realcustom.attention import AttentionTap, Subject, SubjectAttnProcessor, attached, cross_attention_layers
+from realcustom.attention import AttentionTap, Influence, SubjectAttnProcessor, View, attached, cross_attention_layers
 from realcustom.errors import InputError
 from realcustom.prompts import TextStates
 from reference import attention as reference
@@ -25,8 +25,8 @@ def test_a_layer_is_the_reference(heads):
     hidden, text, tokens = torch.randn(2, 6, 8), torch.randn(2, 4, 6), torch.randn(2, 5, 3)
     w_ki, w_vi, scores, mask = torch.randn(8, 3), torch.randn(8, 3), torch.randn(2, 5).softmax(1), torch.rand(2, 2, 3)
     kept = torch.stack([row.topk(3).indices.sort().values for row in scores])
-    subject = Subject({"layer": (tokens @ w_ki.T, tokens @ w_vi.T)}, weights=1 + scores, kept=kept, mask=mask)
-    use(attn, latent_size=(2, 3), subjects=[subject])
+    view = View({"layer": (tokens @ w_ki.T, tokens @ w_vi.T)}, weights=1 + scores, kept=kept)
+    use(attn, latent_size=(2, 3), subjects=[Influence([view], mask=mask)])
     with torch.no_grad():
         found = attn(hidden, text)
     names = {
@@ -51,7 +51,7 @@ def test_the_scale_multiplies_only_the_subject():
     tap = use(attn, latent_size=(2, 2))
     outputs = {}
     for scale in (0.0, 1.0, 3.0):
-        tap.subjects = [Subject(keys_values, scale=torch.tensor([scale]))]
+        tap.subjects = [Influence([View(keys_values)], scale=torch.tensor([scale]))]
         outputs[scale] = attn(hidden, text)
     torch.testing.assert_close(outputs[3.0] - outputs[0.0], 3 * (outputs[1.0] - outputs[0.0]))
 
@@ -62,9 +62,9 @@ def test_padding_of_the_reference_is_as_if_it_were_not_there():
     keys, values = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     tap = use(attn, latent_size=(2, 2))
     present = torch.tensor([[True, False, True, True, False]] * 2)
-    tap.subjects = [Subject({"layer": (keys, values)}, present=present)]
+    tap.subjects = [Influence([View({"layer": (keys, values)}, present=present)])]
     found = attn(hidden, text)
-    tap.subjects = [Subject({"layer": (keys[:, [0, 2, 3]], values[:, [0, 2, 3]])})]
+    tap.subjects = [Influence([View({"layer": (keys[:, [0, 2, 3]], values[:, [0, 2, 3]])})])]
     torch.testing.assert_close(found, attn(hidden, text))
 
 
@@ -74,9 +74,9 @@ def test_a_mask_of_zeros_leaves_the_text_alone_bit_for_bit():
     tap = use(attn, latent_size=(2, 2))
     text_only = attn(hidden, text)
     keys_values = {"layer": (torch.randn(2, 5, 8), torch.randn(2, 5, 8))}
-    tap.subjects = [Subject(keys_values, mask=torch.zeros(2, 2, 2))]
+    tap.subjects = [Influence([View(keys_values)], mask=torch.zeros(2, 2, 2))]
     assert torch.equal(attn(hidden, text), text_only)
-    tap.subjects = [Subject(keys_values, mask=torch.eye(2).expand(2, 2, 2))]
+    tap.subjects = [Influence([View(keys_values)], mask=torch.eye(2).expand(2, 2, 2))]
     changed = (attn(hidden, text) != text_only).any(dim=-1)
     assert changed.tolist() == [[True, False, False, True]] * 2
 
@@ -233,7 +233,9 @@ def test_the_loss_reaches_every_weight_of_the_adapter_that_can_matter(tiny):
         tap.latent_size = (8, 8)
         text = TextStates(torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool))
         alpha = torch.tensor([0.2, 0.7])
-        tap.subjects = [adapter(torch.randn(2, 16, 16), text, torch.randn(2, 4, 8, 8), alpha, token_ratio=0.8)]
+        tap.subjects = [
+            Influence([adapter(torch.randn(2, 16, 16), text, torch.randn(2, 4, 8, 8), alpha, token_ratio=0.8)])
+        ]
         call(unet).square().mean().backward()
     # The softmax of RC 8 does not see what is added to all scores, so these have no gradient but rounding.
     blind = {"scoring.text_scores.2.bias", "scoring.visual_scores.2.bias"}

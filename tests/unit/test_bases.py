@@ -95,8 +95,8 @@ class TestPlusPlus:
     def test_the_subject_acts_in_its_mask_on_the_finest_attention_grid(self, plus_plus, subject):
         output = call(plus_plus, subject)
         assert output.masks.steps.shape == (3, 1, 8, 8)
-        assert output.report.words[0].text == "dog"
-        assert all(step[0] > 0 for step in output.report.visual_to_textual)
+        assert output.report.subjects[0].words[0].text == "dog"
+        assert all(step[0] > 0 for step in output.report.subjects[0].visual_to_textual)
         assert not torch.allclose(output.images, call(plus_plus, subject, subject_scale=0).images, atol=1e-3)
 
     def test_without_influence_it_is_the_plain_picture_bit_for_bit(self, plus_plus, subject):

@@ -74,7 +74,7 @@ def test_a_twin_in_the_batch_is_the_plain_picture_and_leaves_the_other_as_it_is(
     both = run(num_images_per_prompt=2, subject_scale=[1, 0], generator=seeded(5, 5))
     assert (both.images[0] - run().images[0]).abs().max() < 1e-4
     assert (both.images[1] - plain[0]).abs().max() < 1e-4
-    assert all(step[0] > 0 and step[1] is None for step in both.report.visual_to_textual)
+    assert all(step[0] > 0 and step[1] is None for step in both.report.subjects[0].visual_to_textual)
 
 
 def test_rows_of_prompts_pictures_scales_and_references_belong_together(pipeline, subject):
@@ -119,7 +119,7 @@ def test_a_row_of_a_batch_is_the_single_run(pipeline, subject):
             alone = pipeline(prompt, subject, "dog", generator=generator, output_type=output_type)
             torch.testing.assert_close(together.images[row], alone.images[0], atol=tolerance, rtol=0)
             torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
-            assert together.report.words[row] == alone.report.words[0]
+            assert together.report.subjects[0].words[row] == alone.report.subjects[0].words[0]
 
 
 def test_pictures_of_one_prompt_lie_next_to_each_other(pipeline, subject):
@@ -155,9 +155,9 @@ def test_eta_reaches_the_scheduler(run):
         ({"prompt": [PROMPT, 3]}, "prompt must be a sentence or a list of sentences"),
         ({"subject_word": None}, "subject_image was given without subject_word"),
         ({"subject_image": None}, "subject_word was given without subject_image"),
-        ({"subject_image": "toy.png"}, "subject_image must be a PIL picture, but is a str"),
+        ({"subject_image": "toy.png"}, "subject_image must be a PIL picture or a saved subject, but is a str"),
         ({"subject_image": [Image.new("RGB", (8, 8))] * 2}, "subject_image is a list of 2, but there are 1 prompts"),
-        ({"subject_image": ["toy.png"]}, "subject_image must be a PIL picture, but is a str"),
+        ({"subject_image": ["toy.png"]}, "subject_image must be a PIL picture or a saved subject, but is a str"),
         ({"subject_word": ["dog", "dog"]}, "subject_word is a list of 2, but there are 1 prompts"),
         ({"height": 30}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 30"),
         ({"width": -4}, "width must be a positive multiple of 4 pixels, 8192 at the most, but is -4"),
@@ -170,7 +170,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"mask_scope": "0.1"}, "mask_scope must be a share from 0 to 1, but is '0.1'"),
         ({"prompt": None}, "prompt must be a sentence or a list of sentences, but is None"),
         ({"subject_word": 5}, "subject_word must be a sentence or a list of sentences, but is 5"),
-        ({"subject_image": 5}, "subject_image must be a PIL picture, but is a int"),
+        ({"subject_image": 5}, "subject_image must be a PIL picture or a saved subject, but is a int"),
         ({"negative_prompt": [None]}, r"negative_prompt must be a sentence or a list of sentences, but is \[None\]"),
         ({"generator": [None, 5]}, "generator must be a torch.Generator or a list of them"),
         ({"latents": "x"}, "latents must be a tensor of the shape"),
@@ -298,7 +298,7 @@ def test_schedulers(tiny, pipeline, subject, kind):
     evaluations = len(swapped.scheduler.timesteps)
     assert pictures[0].images.isfinite().all()
     assert not torch.allclose(pictures[0].images, pictures[1].images, atol=1e-3)
-    assert len(pictures[0].masks.steps) == len(pictures[0].report.visual_to_textual) == evaluations
+    assert len(pictures[0].masks.steps) == len(pictures[0].report.subjects[0].visual_to_textual) == evaluations
 
 
 def test_a_scheduler_without_a_discrete_schedule_is_refused_and_fitting_ones_are_named(pipeline, subject):
@@ -399,14 +399,14 @@ def test_masks_and_report_say_where_and_how_strongly_the_subject_acted(pipeline,
     assert output.masks.steps.amin() == 0
     assert 0.99 < output.masks.steps.amax() <= 1
     assert torch.equal(output.masks.coverage, torch.full((STEPS, 2), 28 / 96))  # int(0.3 * 96) cells
-    assert [word.pieces for word in output.report.words] == [("dog",), ("dog", "##s")]
-    assert all(strength > 0 for step in output.report.visual_to_textual for strength in step)
-    assert len(json.loads(json.dumps(output.report.to_dict()))["coverage"]) == STEPS
+    assert [word.pieces for word in output.report.subjects[0].words] == [("dog",), ("dog", "##s")]
+    assert all(strength > 0 for step in output.report.subjects[0].visual_to_textual for strength in step)
+    assert len(json.loads(json.dumps(output.report.to_dict()))["subjects"][0]["coverage"]) == STEPS
 
 
 def test_a_step_without_the_subjects_branch_has_no_strength(run):
-    assert run(mask_scope=0).report.visual_to_textual == [[None]] * STEPS
-    assert run(subject_scale=0).report.visual_to_textual == [[None]] * STEPS
+    assert run(mask_scope=0).report.subjects[0].visual_to_textual == [[None]] * STEPS
+    assert run(subject_scale=0).report.subjects[0].visual_to_textual == [[None]] * STEPS
 
 
 def test_a_binary_mask_is_0_or_1(run):

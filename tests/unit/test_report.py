@@ -7,7 +7,7 @@ from PIL import Image
 
 from realcustom.portrait import examine
 from realcustom.prompts import TargetWord
-from realcustom.report import Report
+from realcustom.report import Report, SubjectReport
 
 WORD = TargetWord("robot", 2, (2,), ("robot",))
 
@@ -15,7 +15,7 @@ WORD = TargetWord("robot", 2, (2,), ("robot",))
 def report(coverage=0.25, strength=0.3, portraits=(), guidance=(4.0, 4.0)):
     shares = [[coverage, 0.25], [coverage, 0.25]]
     strengths = [[strength, 0.3], [strength, None]]
-    return Report([WORD, WORD], shares, strengths, portraits, {"guidance_scale": guidance})
+    return Report([SubjectReport([WORD, WORD], shares, strengths, portraits)], {"guidance_scale": guidance})
 
 
 def test_a_run_without_fault_gets_no_advice():
@@ -45,7 +45,7 @@ def test_the_lines_say_what_was_found_where_and_how_strongly():
     assert lines[1] == "its mask covers 25% of the picture in every step"
     assert lines[2] == "in it the subject acted 0.30 times as strongly as the text"
     assert report(coverage=0.75).lines()[1] == "its mask covers 50% of the picture in every step"
-    assert Report([WORD], [[0.5], [0.25]], [[None], [None]]).lines()[1:] == [
+    assert SubjectReport([WORD], [[0.5], [0.25]], [[None], [None]]).lines()[1:] == [
         "its mask covers, step by step, 50%, 25% of the picture",
         "in it the subject acted not at all: its scale or mask is 0",
     ]

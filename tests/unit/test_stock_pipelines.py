@@ -19,8 +19,10 @@ from realcustom.stock_pipelines import (
     realcustom_masks,
     set_realcustom_scale,
     set_realcustom_subject,
+    set_realcustom_subjects,
     unload_realcustom,
 )
+from realcustom.subject import Subject
 
 PROMPT = "a dog, too"
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -69,6 +71,20 @@ def test_the_call_makes_what_realcustoms_own_pipeline_makes(pipe, sd, adapter, s
     set_realcustom_subject(pipe, subject, "dog", subject_guidance_scale=6.0)
     torch.testing.assert_close(call(pipe), expected.images, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(realcustom_masks(pipe).steps, expected.masks.steps, atol=1e-4, rtol=1e-4)
+
+
+def test_and_so_for_several_subjects(pipe, sd, adapter, subject):
+    prompt = "a dog, a toy"
+    cast = [Subject(subject, "dog"), Subject(subject.rotate(90), "toy", scale=2.0, start=0.4)]
+    ours = quiet(RealCustomPipeline(**sd, adapter=adapter))
+    expected = ours(prompt, subjects=cast, num_inference_steps=3, guidance_scale=4.0, subject_guidance_scale=6.0,
+                    output_type="latent", latents=noise(32))  # fmt: skip
+    load_realcustom(pipe, adapter)
+    set_realcustom_subjects(pipe, cast, subject_guidance_scale=6.0)
+    torch.testing.assert_close(call(pipe, prompt=prompt), expected.images, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(realcustom_masks(pipe).each, expected.masks.each, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="subjects must be a list"):
+        set_realcustom_subjects(pipe, [])
 
 
 def test_and_so_for_realcustom_plus_plus_on_sdxl(tiny, subject):
@@ -305,7 +321,7 @@ def test_a_mask_may_be_given(pipe, sd, adapter, subject, size, mode):
     expected = ours(PROMPT, subject, "dog", num_images_per_prompt=2, mask=mask, mask_mode=mode, num_inference_steps=2,
                     guidance_scale=4.0, output_type="latent", latents=torch.cat([noise(32), noise(32, 4)]))  # fmt: skip
     load_realcustom(pipe, adapter)
-    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(given=mask, mode=mode))
+    set_realcustom_subject(pipe, subject, "dog", mask=mask, mask_mode=mode)
     made = call(pipe, num_images_per_prompt=2, num_inference_steps=2, latents=torch.cat([noise(32), noise(32, 4)]))
     torch.testing.assert_close(made, expected.images, atol=2e-3, rtol=1e-3)
 
@@ -389,7 +405,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("arguments", "told"),
-        [(("dog.png", "dog"), "image must be a PIL picture"), ((Image.new("RGB", (9, 9)), " "), "word must be")],
+        [
+            (("dog.png", "dog"), "image must be a PIL picture or a saved subject"),
+            ((Image.new("RGB", (9, 9)), " "), "word must be"),
+        ],
     )
     def test_wrong_arguments(self, pipe, adapter, arguments, told):
         with pytest.raises(InputError, match="call load_realcustom first"):

@@ -19,7 +19,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.attention import attached
+from realcustom.attention import Influence, attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
@@ -31,7 +31,7 @@ from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import place_tokens
 from realcustom.prompts import TextStates
-from realcustom.subjects import as_arguments
+from realcustom.subject_encoder import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
@@ -129,11 +129,11 @@ def predict(
     with attached(unet) as tap:
         tap.latent_size = (noisy.noisy.shape[2], noisy.noisy.shape[3])
         if reference is not None:
-            subject = adapter(
+            view = adapter(
                 reference.features, text, noisy.noisy, noisy.alpha,
                 token_ratio=reference.token_ratio, positions=reference.positions, more=reference.more,
             )  # fmt: skip
-            tap.subjects = [subject]
+            tap.subjects = [Influence([view])]
         return unet(
             noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
             added_cond_kwargs=dict(text.added) or None,

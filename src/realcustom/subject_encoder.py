@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +17,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.customization import SubjectViews
+from realcustom.customization import Reference
 from realcustom.errors import InputError
 from realcustom.latents import Autoencoder, to_latents
 from realcustom.masks import area_mask, resize_mask
 from realcustom.pictures import as_seen
-from realcustom.portrait import Portrait, cells_within, fit_reference, fitted_box
+from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
 from realcustom.projector import latent_features
-from realcustom.prompts import TextStates
 from realcustom.report import SubjectMasks
+from realcustom.saved_subject import SavedSubject
+from realcustom.subject import Likeness
 from realcustom.vision import ImageFeatures, clip_features, twin_features
 
 
@@ -44,34 +47,44 @@ class SubjectEncoder:
             return self.side
         return self.image_encoder.config.image_size * (1 if self.image_encoder_2 is None else 2)
 
-    def views(
+    def reference(
         self,
         adapter: RealCustomAdapter,
-        pictures: Sequence[Image.Image],
+        likenesses: Sequence[Likeness],
         portraits: Sequence[Portrait],
-        text: TextStates,
         times: int,
+        device: torch.device,
+        dtype: torch.dtype,
         *,
+        share: float = 1.0,
         squashed: bool = False,
-    ) -> SubjectViews:
-        """Return the subjects for each picture to be made.
+    ) -> Reference:
+        """Return a picture of the subject of each picture to be made.
 
         Args:
             adapter: makes tokens, keys and values of features.
-            pictures: of the subjects.
-            portraits: what is known of the subjects' own pictures.
-            text: of each picture to be made, of the adapter's device and type.
+            likenesses: pictures of subjects, or what was saved of them.
+            portraits: what is known of these pictures.
             times: how many pictures are made of each subject.
+            device: of the result.
+            dtype: likewise.
+            share: see `Reference`.
             squashed: bring pictures to a square as the authors do, instead of padding them.
 
         Raises:
-            InputError: the adapter was made for another encoder.
+            InputError: the adapter was made for another encoder, or the subject was saved from another.
         """
-        side, device, dtype = self.reference_side, text.states.device, text.states.dtype
-        pixels = torch.cat(
-            [_squashed(one, side) if squashed else _pixels(fit_reference(one, side)) for one in pictures]
+        side = self.reference_side
+        pictures = [one for one in likenesses if isinstance(one, Image.Image)]
+        seen: list[ImageFeatures] = []
+        if pictures:
+            pixels = torch.cat(
+                [_squashed(one, side) if squashed else _pixels(fit_reference(one, side)) for one in pictures]
+            )
+            seen = _each(self.features(pixels.to(device), adapter))
+        features = _together(
+            [self._saved(one, adapter) if isinstance(one, SavedSubject) else seen.pop(0) for one in likenesses], device
         )
-        features = self.features(pixels.to(device), adapter)
         wanted, width = adapter.config["feature_dim"], features.deep.shape[2]
         if width != wanted:
             encoder = type(self.image_encoder or self.vae).__name__
@@ -84,7 +97,49 @@ class SubjectEncoder:
             present = self._present(portraits, features.deep.shape[1], tokens.shape[1])
             present = present.repeat_interleave(times, dim=0).to(device)
         frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
-        return SubjectViews(tokens, adapter.keys_values(tokens), text, present, frames)
+        return Reference(tokens, adapter.keys_values(tokens), present, frames, share)
+
+    def examine(self, likeness: Likeness) -> Portrait:
+        """Return what is seen of a picture, or was seen of one that was saved."""
+        return likeness.portrait if isinstance(likeness, SavedSubject) else examine(likeness, self.reference_side)
+
+    @torch.no_grad()
+    def remember(self, picture: Image.Image, adapter: RealCustomAdapter, word: str, note: str = "") -> SavedSubject:
+        """Return what can be saved of a subject's picture."""
+        seen = fit_reference(picture, self.reference_side)
+        features = self.features(_pixels(seen).to(next(adapter.parameters()).device), adapter)
+        kept = ImageFeatures(
+            features.deep.float().cpu(),
+            None if features.local is None else features.local.float().cpu(),
+            tuple(layer.float().cpu() for layer in features.shallow),
+        )
+        return SavedSubject(kept, self.examine(picture), seen, word, self.name(adapter), note)
+
+    def name(self, adapter: RealCustomAdapter) -> str:
+        """Return the name of the encoder, and a hash of all that decides the features that an adapter gets from it."""
+        parts = [part for part in (self.image_encoder, self.image_encoder_2) if part is not None]
+        seen_by: list[Any] = parts or [self.vae.encoder]
+        digest = hashlib.sha256()
+        for part in seen_by:
+            for _, weights in sorted(part.state_dict().items()):
+                digest.update(weights.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+        scaling = [self.vae.config.get(name) for name in ("scaling_factor", "shift_factor")] if not parts else []
+        told = [
+            self.reference_side,
+            scaling,
+            {key: list(value) for key, value in (adapter.config["feature_layers"] or {}).items()},
+        ]
+        digest.update(json.dumps(told, sort_keys=True).encode())
+        return f"{' and '.join(type(part).__name__ for part in parts or [self.vae])} {digest.hexdigest()[:12]}"
+
+    def _saved(self, subject: SavedSubject, adapter: RealCustomAdapter) -> ImageFeatures:
+        own = self.name(adapter)
+        if subject.encoder != own:
+            raise InputError(
+                f"the saved subject {subject.word!r} was seen by {subject.encoder}, but this model sees with {own}; save it "
+                "again from its picture with this model"
+            )
+        return subject.features
 
     def features(self, levels: Tensor, adapter: RealCustomAdapter) -> ImageFeatures:
         """Return the features of square pictures `[n, 3, h, w]` in [0, 1].
@@ -113,6 +168,27 @@ class SubjectEncoder:
         shown = torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes]))
         shown = torch.cat([torch.ones(len(shown), beside, dtype=torch.bool), shown], dim=1)
         return shown.repeat(1, tokens // features)  # shallow tokens lie behind the deep ones
+
+
+def _each(features: ImageFeatures) -> list[ImageFeatures]:
+    """Return the features of each of several pictures."""
+    return [
+        ImageFeatures(
+            features.deep[row : row + 1],
+            None if features.local is None else features.local[row : row + 1],
+            tuple(layer[row : row + 1] for layer in features.shallow),
+        )
+        for row in range(len(features.deep))
+    ]
+
+
+def _together(each: Sequence[ImageFeatures], device: torch.device) -> ImageFeatures:
+    """Return the features of several pictures as one."""
+    deep = torch.cat([one.deep.to(device) for one in each])
+    local = [one.local.to(device) for one in each if one.local is not None]
+    layers = zip(*(one.shallow for one in each), strict=True)
+    shallow = tuple(torch.cat([layer.to(device) for layer in many]) for many in layers)
+    return ImageFeatures(deep, torch.cat(local) if local else None, shallow)
 
 
 def _pixels(picture: Image.Image) -> Tensor:

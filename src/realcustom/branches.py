@@ -1,0 +1,270 @@
+"""The branches of one denoising step, and how few UNet calls they take: unconditional, T2I and TI2I (RC section 3.3, RC 13).
+
+What is exact is the default: T2I and the unconditional branch in one batch, then TI2I in the mask that T2I found; with direct
+guidance no T2I once the mask is frozen. What is faster and not exact has to be asked for, see `Shortcuts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from realcustom.customization import Customization, Reference
+from realcustom.guidance import Guidance, cascade_guidance, direct_guidance
+from realcustom.prompts import TextStates
+from realcustom.schedule import alpha_at
+
+MaskSource = Literal["text", "encoder", "previous", "generation"]
+MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
+
+ENCODER = ("down_blocks", "mid_block")
+"""Beginnings of the names of the layers that a UNet calls before it decodes."""
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What a run leaves out; the defaults leave nothing out."""
+
+    mask_source: MaskSource = "text"
+    """Where the mask of an evaluation comes from: "text", a T2I call of the same evaluation; "encoder", the same call, ended
+    before the UNet decodes, of whose layers before that the mask is made; "previous", T2I of the evaluation before, so that
+    all branches are one batch; "generation", TI2I's own attention to the text in the evaluation before, so that there is no
+    T2I call but the first. "encoder" and "generation" need direct guidance, which does without T2I's prediction."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the run between which the unconditional branch is called; elsewhere nothing is guided away from it."""
+    cache_interval: int = 1
+    """The deep blocks of the UNet are called in every so manieth evaluation and give what they gave then in the others."""
+
+
+class DeepFeatures:
+    """What a UNet's deep blocks gave the last time that they were called, for each branch.
+
+    Deep are all blocks but the first of the encoder and the last of the decoder.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        middle = [] if unet.mid_block is None else [unet.mid_block]
+        self._blocks: list[nn.Module] = [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]
+        self._given: dict[tuple[str, int], Any] = {}
+
+    @contextmanager
+    def of(self, branch: str, *, fresh: bool) -> Iterator[None]:
+        """Let the blocks give, inside the `with` block, what they gave in the last call of this branch, unless it is fresh."""
+        before = [block.__dict__.get("forward") for block in self._blocks]
+        for number, block in enumerate(self._blocks):
+            block.forward = self._remembering(block.forward, (branch, number), fresh)
+        try:
+            yield
+        finally:
+            for block, own in zip(self._blocks, before, strict=True):
+                if own is None:
+                    del block.forward
+                else:
+                    block.forward = own
+
+    def _remembering(self, forward: Callable[..., Any], key: tuple[str, int], fresh: bool) -> Callable[..., Any]:
+        def remembering(*arguments: Any, **named: Any) -> Any:
+            if fresh or key not in self._given:
+                self._given[key] = forward(*arguments, **named)
+            return self._given[key]
+
+        return remembering
+
+
+class _EncoderDone(Exception):
+    """The UNet is about to decode."""
+
+
+@contextmanager
+def encoder_only(unet: UNet2DConditionModel) -> Iterator[None]:
+    """End UNet calls inside the `with` block before the UNet decodes."""
+
+    def end(*_: Any) -> None:
+        raise _EncoderDone
+
+    handle = unet.up_blocks[0].register_forward_pre_hook(end)
+    try:
+        yield
+    except _EncoderDone:
+        pass
+    finally:
+        handle.remove()
+
+
+@dataclass
+class Branches:
+    """The UNet calls of one run.
+
+    Args:
+        unet: with the tap of the customization attached.
+        alphas_cumprod: of the scheduler.
+        text: of each picture.
+        negative: what the unconditional branch is told.
+        guidance: how predictions become one.
+        evaluations: how many the run has.
+        customization: the subjects; plain text-to-image without.
+        negative_references: what the unconditional branch sees in the place of each subject's pictures, under the same mask;
+            for direct guidance only.
+        shortcuts: what is left out.
+    """
+
+    unet: UNet2DConditionModel
+    alphas_cumprod: Tensor
+    text: TextStates
+    negative: TextStates
+    guidance: Guidance
+    evaluations: int
+    customization: Customization | None = None
+    negative_references: Sequence[Sequence[Reference]] | None = None
+    shortcuts: Shortcuts = field(default_factory=Shortcuts)
+    _done: int = 0
+    _deep: DeepFeatures | None = None
+    _joined: dict[str, TextStates] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shortcuts.cache_interval > 1:
+            self._deep = DeepFeatures(self.unet)
+        if self.customization is not None and self.shortcuts.mask_source == "encoder":
+            self.customization.watched = ENCODER
+
+    def predict(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Return the guided prediction of the next evaluation, of `noisy [b, c, h, w]` as the UNet receives it."""
+        subject, scale, rescale = self.customization, self.guidance.scale, self.guidance.rescale
+        try:
+            if subject is None:
+                unconditional, text = self._from_text(noisy, timestep)
+                return direct_guidance(unconditional, text, guidance_scale=scale, guidance_rescale=rescale)
+            if self.shortcuts.mask_source in ("previous", "generation"):
+                three = self._in_one_batch(subject, noisy, timestep)
+            elif self.guidance.form == "cascade":
+                three = self._cascade(subject, noisy, timestep)
+            else:
+                three = self._direct(subject, noisy, timestep)
+        finally:
+            self._done += 1
+        unconditional, text, painted = three
+        if self.guidance.form == "cascade":
+            return cascade_guidance(
+                unconditional, text, painted,
+                guidance_scale=scale, subject_guidance_scale=self.guidance.subject_scale, guidance_rescale=rescale,
+            )  # fmt: skip
+        return direct_guidance(unconditional, painted, guidance_scale=scale, guidance_rescale=rescale)
+
+    @property
+    def _guided(self) -> bool:
+        """Whether the unconditional branch has any weight in this evaluation."""
+        start, end = self.shortcuts.guidance_interval
+        return self.guidance.scale != 1 and start <= self._done / self.evaluations < end
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether the UNet's deep blocks are called in this evaluation."""
+        return self._done % self.shortcuts.cache_interval == 0
+
+    def _call(self, noisy: Tensor, timestep: Tensor, text: TextStates, branch: str) -> Tensor:
+        known = nullcontext() if self._deep is None else self._deep.of(f"{branch} {len(noisy)}", fresh=self._fresh)
+        with known:
+            return self.unet(
+                noisy, timestep, text.states, encoder_attention_mask=text.keep,
+                added_cond_kwargs=dict(text.added) or None, return_dict=False,
+            )[0]  # fmt: skip
+
+    def _texts(self, names: str) -> TextStates:
+        """Return the texts of several branches, "n" the negative's, "t" the prompt's; always the same object for a name."""
+        if names not in self._joined:
+            first, *others = ({"n": self.negative, "t": self.text}[name] for name in names)
+            for other in others:
+                first = first.join(other)
+            self._joined[names] = first
+        return self._joined[names]
+
+    def _from_text(self, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the unconditional and the T2I prediction; both are T2I's where guidance gives the former no weight."""
+        if not self._guided:
+            from_text = self._call(noisy, timestep, self.text, "text")
+            return from_text, from_text
+        unconditional, from_text = self._call(noisy.repeat(2, 1, 1, 1), timestep, self._texts("nt"), "both").chunk(2)
+        return unconditional, from_text
+
+    def _cascade(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three predictions of RC 13: T2I, with the unconditional branch, finds the mask in which TI2I paints."""
+        with subject.watching(self._fresh):
+            unconditional, from_text = self._from_text(noisy, timestep)
+        subject.find_mask(self._fresh)
+        rows = subject.acting_rows()
+        painted = self._painted(subject, noisy, timestep, rows)
+        return unconditional, from_text, painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
+
+    def _direct(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the negative prediction and TI2I's twice (RC++); T2I is run while the mask comes from it, and thrown away."""
+        from_text = None
+        if subject.needs_text and self._fresh:
+            from_text = self._text_for_the_mask(subject, noisy, timestep)
+        subject.find_mask(self._fresh)
+        rows = subject.acting_rows()
+        if not len(rows):
+            unconditional, from_text = self._from_text(noisy, timestep)
+            return unconditional, from_text, from_text
+        painted = self._painted(subject, noisy, timestep, rows)
+        if len(rows) < len(noisy):
+            if from_text is None:
+                from_text = self._call(noisy, timestep, self.text, "text")
+            painted = from_text.index_copy(0, rows, painted)
+        if not self._guided:
+            return painted, painted, painted
+        if self.negative_references is None:
+            return self._call(noisy, timestep, self.negative, "negative"), painted, painted
+        everyone = torch.arange(len(noisy), device=noisy.device)
+        others = self.negative, self.negative_references
+        return self._painted(subject, noisy, timestep, everyone, others), painted, painted
+
+    def _text_for_the_mask(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> Tensor | None:
+        """Let T2I find where the words look; return its prediction, None if it is not run to the end."""
+        with subject.watching():
+            if self.shortcuts.mask_source != "encoder":
+                return self._call(noisy, timestep, self.text, "text")
+            with encoder_only(self.unet):
+                self._call(noisy, timestep, self.text, "encoder")
+        return None
+
+    def _in_one_batch(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the predictions of all branches from one call, in the mask of the evaluation before; the first has its own."""
+        if not subject.masks and subject.needs_text:
+            self._text_for_the_mask(subject, noisy, timestep)
+        subject.find_mask(self._done == 0 or self._was_fresh)
+        cascade, own = self.guidance.form == "cascade", self.shortcuts.mask_source == "generation"
+        with_text = cascade or (subject.needs_text and not own and self._fresh)
+        names = ("n" if self._guided else "") + ("t" if with_text else "") + "t"
+        everyone = torch.arange(len(noisy), device=noisy.device)
+        batch = noisy.repeat(len(names), 1, 1, 1)
+        alpha = alpha_at(self.alphas_cumprod, timestep)
+        with subject.acting(noisy, alpha, everyone), subject.watching(self._fresh, behind=0 if own else 1):
+            parts = self._call(batch, timestep, self._texts(names), names).chunk(len(names))
+        painted = parts[-1]
+        text = parts[-2] if with_text else painted
+        return parts[0] if self._guided else text, text, painted
+
+    @property
+    def _was_fresh(self) -> bool:
+        return (self._done - 1) % self.shortcuts.cache_interval == 0
+
+    def _painted(
+        self,
+        subject: Customization,
+        noisy: Tensor,
+        timestep: Tensor,
+        rows: Tensor,
+        others: tuple[TextStates, Sequence[Sequence[Reference]]] | None = None,
+    ) -> Tensor:
+        """Return the TI2I prediction of some of the pictures, `[r, c, h, w]`, of other subjects if they are given."""
+        if not len(rows):
+            return noisy[rows]
+        branch = "subject" if others is None else "others"
+        with subject.acting(noisy[rows], alpha_at(self.alphas_cumprod, timestep), rows, others) as text:
+            return self._call(noisy[rows], timestep, text, branch)
