@@ -36,8 +36,10 @@ class Shortcuts:
     before the UNet decodes, of whose layers before that the mask is made; "previous", T2I of the evaluation before, so that
     all branches are one batch; "generation", TI2I's own attention to the text in the evaluation before, so that there is no
     T2I call but the first. "encoder" and "generation" need direct guidance, which does without T2I's prediction."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Shares of the run between which the unconditional branch is called; elsewhere nothing is guided away from it."""
+    guidance_start: float = 0.0
+    """Share of the run before which the unconditional branch is not called, so that nothing is guided away from it."""
+    guidance_end: float = 1.0
+    """Share of the run from which on it is not called any more."""
     cache_interval: int = 1
     """The deep blocks of the UNet are called in every so manieth evaluation and give what they gave then in the others."""
 
@@ -159,8 +161,8 @@ class Branches:
     @property
     def _guided(self) -> bool:
         """Whether the unconditional branch has any weight in this evaluation."""
-        start, end = self.shortcuts.guidance_interval
-        return self.guidance.scale != 1 and start <= self._done / self.evaluations < end
+        share = self._done / self.evaluations
+        return self.guidance.scale != 1 and self.shortcuts.guidance_start <= share < self.shortcuts.guidance_end
 
     @property
     def _fresh(self) -> bool:

@@ -7,10 +7,11 @@ import importlib.util
 import os
 import random
 import time
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import diffusers
 import torch
@@ -19,14 +20,16 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
 
 from realcustom import __version__
+from realcustom.checks import check_least
 from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
 from realcustom.loading import model_hash
 from realcustom.options import parse_options
-from realcustom.pipeline import RealCustomPipeline
+from realcustom.pipeline import RealCustomPipeline, shortcuts_of
 from realcustom.prompts import find_word
-from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, picture_hash
+from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, Sources, likeness_hash, picture_hash
 from realcustom.report import Report, SubjectMasks
+from realcustom.subject import Likeness, Subject
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -43,6 +46,16 @@ SCHEDULERS = {
 
 _PER_PICTURE = ("seed", "subject_scale")
 """Settings in which the pictures of one call may differ."""
+
+_OF_SUBJECTS = ("subject_word", "occurrence", "mask_mode", "subjects")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one subject is shown by."""
+
+    pictures: Sequence[Likeness]
+    mask: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,10 @@ class Painter:
         pipeline.set_progress_bar_config(disable=not progress)
         return cls(to_device(pipeline, device), place, adapter)
 
-    def settings(self, prompt: str, subject_word: str, **given: Any) -> PictureSettings:
+    def settings(self, prompt: str, subject_word: str = "", **given: Any) -> PictureSettings:
         """Return complete settings that can be used: those not given, or None, are the model's own, the seed is drawn.
+
+        Of several subjects `subjects` tells, in the place of `subject_word`.
 
         Raises:
             InputError: there is no such scheduler, a value cannot be used, or the prompt does not say the word.
@@ -118,6 +133,8 @@ class Painter:
             "subject_guidance_scale": config.subject_guidance_scale,
             "mask_scope": config.mask_scope,
             "mask_binary": config.mask_binary,
+            "guidance": config.guidance,
+            "mask_frozen_after": config.mask_frozen_after,
             "token_ratio": 0.8,
             "subject_scale": 1.0,
             "height": side,
@@ -141,16 +158,30 @@ class Painter:
         self.pipeline.check_numbers(
             **settings.model_dump(include={*numbers, "mask_scope", "token_ratio", "subject_scale"})
         )
+        shortcuts_of(
+            settings.mask_source,
+            settings.guidance_start,
+            settings.guidance_end,
+            settings.cache_interval,
+            settings.guidance,
+        )
+        check_least("mask_frozen_after", settings.mask_frozen_after or 0, 0)
         sampler = (settings.scheduler, settings.num_inference_steps)
         if sampler not in self._rehearsed:
             rehearse(self.pipeline, settings.num_inference_steps)
             self._rehearsed.add(sampler)
-        find_word(settings.prompt, settings.subject_word, self.pipeline.tokenizer, occurrence=settings.occurrence)
+        said = [(one.word, one.occurrence) for one in settings.subjects] or [
+            (settings.subject_word, settings.occurrence)
+        ]
+        for word, occurrence in said:
+            find_word(settings.prompt, word, self.pipeline.tokenizer, occurrence=occurrence)
 
-    def paint(
-        self, subject: Image.Image, settings: Sequence[PictureSettings], mask: Image.Image | None = None
-    ) -> Painting:
+    def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
         """Make the pictures of one call; their settings may differ in seed and subject_scale.
+
+        Args:
+            sources: what each subject is shown by.
+            settings: of each picture.
 
         Raises:
             InputError: a setting cannot be used.
@@ -164,13 +195,11 @@ class Painter:
         started = time.monotonic()
         result = self.pipeline(
             shared.prompt,
-            subject,
-            shared.subject_word,
+            **subjects_of(sources, shared),
             num_images_per_prompt=len(settings),
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             subject_scale=scales,
-            mask=mask,
-            **shared.model_dump(exclude={"prompt", "subject_word", "scheduler", *_PER_PICTURE}),
+            **shared.model_dump(exclude={"prompt", "scheduler", *_OF_SUBJECTS, *_PER_PICTURE}),
         )
         seconds = time.monotonic() - started
         assert result.masks is not None
@@ -179,20 +208,64 @@ class Painter:
             Provenance(
                 settings=one,
                 call=Call(seeds=seeds, subject_scales=scales, index=index),
-                subject=picture_hash(subject),
-                mask=None if mask is None else picture_hash(mask),
+                **_hashes(sources, several=bool(one.subjects)),
                 model=self.name,
                 model_kind=self.kind,
                 adapter=self.adapter,
                 weights=self.weights,
                 device=_device_name(self.pipeline.device),
-                dtype=cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch.")),
+                dtype=typing.cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch.")),
                 threads=torch.get_num_threads(),
                 versions=_versions(),
             )
             for index, one in enumerate(settings)
         ]
         return Painting(result.images, provenances, result.masks, result.report, seconds)
+
+
+def subjects_of(sources: Sequence[Source], settings: PictureSettings) -> dict[str, Any]:
+    """Return the arguments of the pipeline that say whose picture is made.
+
+    Raises:
+        InputError: what is said of a subject cannot be used.
+        ValueError: there are not as many sources as subjects.
+    """
+    if not settings.subjects:
+        ((source,), (picture,)) = sources, sources[0].pictures
+        return {
+            "subject_image": picture, "subject_word": settings.subject_word, "occurrence": settings.occurrence,
+            "mask": source.mask, "mask_mode": settings.mask_mode,
+        }  # fmt: skip
+    subjects = [
+        Subject(
+            list(source.pictures),
+            one.word,
+            one.occurrence,
+            one.scale,
+            source.mask,
+            one.mask_mode,
+            one.start,
+            one.end,
+            one.weights,
+            one.box,
+        )
+        for one, source in zip(settings.subjects, sources, strict=True)
+    ]
+    return {"subjects": subjects}
+
+
+def _hashes(sources: Sequence[Source], *, several: bool) -> dict[str, Any]:
+    """Return what a picture says of its sources."""
+    told = [
+        Sources(
+            pictures=[likeness_hash(one) for one in source.pictures],
+            mask=None if source.mask is None else picture_hash(source.mask),
+        )
+        for source in sources
+    ]
+    if several:
+        return {"subject": None, "mask": None, "subjects": told}
+    return {"subject": told[0].pictures[0], "mask": told[0].mask}
 
 
 def random_seed() -> int:

@@ -264,7 +264,8 @@ class RealCustomPipeline(DiffusionPipeline):
         token_ratio: float = 0.8,
         subject_scale: float | Sequence[float] = 1.0,
         mask_source: MaskSource = "text",
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         cache_interval: int = 1,
         compat: Literal["official"] | None = None,
         output_type: str = "pil",
@@ -312,7 +313,8 @@ class RealCustomPipeline(DiffusionPipeline):
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
                 0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
             mask_source: which call gives the mask, see `Shortcuts`; "text" is exact, the others are faster.
-            guidance_interval: shares of the run between which the unconditional branch is called, see `Shortcuts`.
+            guidance_start: share of the run before which the unconditional branch is not called, see `Shortcuts`.
+            guidance_end: share of the run from which on it is not called any more.
             cache_interval: how often the deep blocks of the UNet are called, see `Shortcuts`; 1 is always.
             compat: "official" runs the loop as the authors published it for Stable Diffusion XL, defects included: the negative
                 branch sees a black picture under the same mask, width and height change places in the time ids, the pooled
@@ -362,7 +364,7 @@ class RealCustomPipeline(DiffusionPipeline):
         check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         check_flag("mask_binary", own["mask_binary"])
-        shortcuts = _shortcuts(mask_source, guidance_interval, cache_interval, own["guidance"])
+        shortcuts = shortcuts_of(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
         self._check_compat(compat)
         callback_on_step_end_tensor_inputs = self._check_callback(
             callback_on_step_end, callback_on_step_end_tensor_inputs
@@ -845,22 +847,24 @@ def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     return [float(one) for one in scales]
 
 
-def _shortcuts(source: MaskSource, interval: Any, cache_interval: int, form: str) -> Shortcuts:
-    """Return what a call leaves out."""
+def shortcuts_of(source: MaskSource, start: float, end: float, cache_interval: int, form: str) -> Shortcuts:
+    """Return what a call leaves out.
+
+    Raises:
+        InputError: a value cannot be used, or the guidance of this `form` needs what would be left out.
+    """
     check_choice("mask_source", source, MASK_SOURCES)
     if source in ("encoder", "generation") and form != "direct":
         raise InputError(
-            f"mask_source {source!r} does without the prediction of the text branch, which guidance 'cascade' needs; take "
-            "guidance='direct', or mask_source 'text' or 'previous'"
+            f"mask_source is {source!r}, which does without the prediction of the text branch, but guidance is {form!r}, which "
+            "needs it; take direct guidance, or the mask source text or previous"
         )
-    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-        raise InputError(f"guidance_interval must be two shares of the run, from and to, but is {interval!r}")
-    for share in interval:
-        check_share("guidance_interval", share)
-    if not interval[0] <= interval[1]:
-        raise InputError(f"guidance_interval must begin before it ends, but is {interval!r}")
+    for name, share in (("guidance_start", start), ("guidance_end", end)):
+        check_share(name, share)
+    if start > end:
+        raise InputError(f"guidance_start must not lie behind guidance_end, but they are {start} and {end}")
     check_least("cache_interval", cache_interval, 1)
-    return Shortcuts(source, (float(interval[0]), float(interval[1])), cache_interval)
+    return Shortcuts(source, float(start), float(end), cache_interval)
 
 
 def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:

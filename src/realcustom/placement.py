@@ -63,6 +63,21 @@ def frame_of(mask: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
     return torch.where(empty[:, None], whole, frame)
 
 
+def portrait_box(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the part of a picture that is the portrait of what a mask covers: left, top, right and bottom in pixels.
+
+    Args:
+        mask: where the subject is.
+        size: width and height of the picture, in pixels.
+    """
+    y, x, extent = (float(share) * min(size) for share in frame_of(mask[None])[0])
+    side = min(round(extent / PORTRAIT[2]), *size)
+    left, top = (
+        min(max(round(middle - side / 2), 0), length - side) for middle, length in zip((x, y), size, strict=True)
+    )
+    return left, top, left + side, top + side
+
+
 def place_tokens(
     side: int, reference_frame: Float[Tensor, "b 3"], target_frame: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b {side*side} 2"]:

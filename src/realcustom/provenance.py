@@ -16,10 +16,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import Field, NonNegativeInt, model_validator
 
+from realcustom.branches import MaskSource
 from realcustom.errors import InputError
+from realcustom.guidance import Form
 from realcustom.masks import MaskMode
 from realcustom.options import Options, parse_options
 from realcustom.pictures import as_seen, read_picture
+from realcustom.subject import Likeness
 
 KEY, SHOWN_KEY = "realcustom", "parameters"
 
@@ -31,11 +34,25 @@ MOST_ROWS = 512
 """Pictures of one call, twins included."""
 
 
+class SubjectSettings(Options):
+    """What a caller decides about one of several subjects, see `realcustom.Subject`."""
+
+    word: str
+    occurrence: int | None = None
+    scale: float = 1.0
+    mask_mode: MaskMode = "replace"
+    start: float = 0.0
+    end: float = 1.0
+    weights: list[float] | None = None
+    box: tuple[int, int, int, int] | None = None
+
+
 class PictureSettings(Options):
     """All that a caller decides about one picture; nothing is left to defaults of a model. Ranges are the pipeline's."""
 
     prompt: str
-    subject_word: str
+    subject_word: str = ""
+    """Of the one subject; empty where there are `subjects`."""
     seed: Seed
     num_inference_steps: int
     scheduler: str
@@ -51,6 +68,26 @@ class PictureSettings(Options):
     occurrence: int | None = None
     mask_mode: MaskMode = "replace"
     mask_binary: bool = False
+    guidance: Form = "cascade"
+    mask_frozen_after: int | None = None
+    mask_source: MaskSource = "text"
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    cache_interval: int = 1
+    subjects: list[SubjectSettings] = Field(default=[])
+    """In the place of `subject_word`, `occurrence` and `mask_mode`."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words of all subjects."""
+        return [one.word for one in self.subjects] or [self.subject_word]
+
+
+class Sources(Options):
+    """Hashes of what one of several subjects was shown by."""
+
+    pictures: list[str]
+    mask: str | None = None
 
 
 class Call(Options):
@@ -73,10 +110,12 @@ class Provenance(Options):
 
     settings: PictureSettings
     call: Call
-    subject: str
-    """Hash of the subject's picture, see `picture_hash`."""
+    subject: str | None
+    """Hash of the one subject's picture, see `likeness_hash`; None where there are `subjects`."""
     mask: str | None
     """Likewise of a mask that was given."""
+    subjects: list[Sources] = Field(default=[])
+    """What each of several subjects was shown by, in the order of those in the settings."""
     model: str
     """Name of an embedded or hub model, or the last part of a folder's name."""
     model_kind: Literal["embedded", "folder", "hub"]
@@ -95,12 +134,25 @@ class Provenance(Options):
         own = (self.settings.seed, self.settings.subject_scale)
         if own != (self.call.seeds[index], self.call.subject_scales[index]):
             raise ValueError("seed and subject_scale must be those of the picture in its call")
+        if len(self.subjects) != len(self.settings.subjects) or (self.subject is None) != bool(self.subjects):
+            raise ValueError("there must be hashes for every subject of the settings")
         return self
 
     def differences(self, other: Provenance) -> list[str]:
         """Return which ingredients of `other` are not this one's, a sentence each; settings are not compared."""
         found = []
-        for name in ("subject", "mask", "model", "model_kind", "adapter", "weights", "device", "dtype", "threads"):
+        for name in (
+            "subject",
+            "mask",
+            "subjects",
+            "model",
+            "model_kind",
+            "adapter",
+            "weights",
+            "device",
+            "dtype",
+            "threads",
+        ):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 found.append(f"{name}: {theirs} instead of {mine}")
@@ -121,7 +173,7 @@ class Provenance(Options):
             "Size": f"{settings.width}x{settings.height}",
             "Model hash": self.weights,
             "Model": self.model,
-            "Subject word": settings.subject_word,
+            "Subject word": ", ".join(settings.words),
             "Subject guidance scale": settings.subject_guidance_scale,
             "Subject scale": settings.subject_scale,
             "Mask scope": settings.mask_scope,
@@ -156,6 +208,17 @@ def read_provenance(path: Path) -> Provenance:
     except (ValueError, RecursionError) as error:
         raise InputError(f"what {path} says of how it was made is no JSON: {error}") from error
     return parse_options(Provenance, values, f"what {path} says of how it was made")
+
+
+def likeness_hash(likeness: Likeness) -> str:
+    """Return a hash of what a subject was shown by: of its picture, or of what was saved of it."""
+    if isinstance(likeness, Image.Image):
+        return picture_hash(likeness)
+    digest = hashlib.sha256(likeness.encoder.encode())
+    for features in (likeness.features.deep, likeness.features.local, *likeness.features.shallow):
+        if features is not None:
+            digest.update(f"{tuple(features.shape)}".encode() + features.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def picture_hash(picture: Image.Image) -> str:

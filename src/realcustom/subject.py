@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -11,11 +12,26 @@ from PIL import Image
 from realcustom.checks import check_choice, check_finite, check_least, check_share, is_number, is_whole
 from realcustom.errors import InputError
 from realcustom.masks import MASK_MODES, MaskMode
-from realcustom.pictures import as_seen
-from realcustom.saved_subject import SavedSubject
+from realcustom.pictures import as_seen, read_picture
+from realcustom.portrait import fit_reference
+from realcustom.saved_subject import SUFFIX, SavedSubject
 
 Likeness = Image.Image | SavedSubject
 """What a subject looks like: a picture of it, or what was saved of one."""
+
+
+def read_likeness(path: Path) -> Likeness:
+    """Return a picture, or what was saved of one, as the file's name says.
+
+    Raises:
+        InputError: there is no such file, or it is something else.
+    """
+    return SavedSubject.load(path) if path.name.endswith(SUFFIX) else read_picture(path)
+
+
+def shown(likeness: Likeness, side: int) -> Image.Image:
+    """Return what an encoder sees of it, a square of `side` pixels."""
+    return fit_reference(likeness.preview if isinstance(likeness, SavedSubject) else likeness, side)
 
 
 @dataclass(frozen=True)

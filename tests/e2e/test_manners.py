@@ -246,7 +246,7 @@ class TestCompletion:
         ("typed", "offered"),
         [
             (("gen",), "generate"),
-            (("generate", "--sub"), "--subject-guidance-scale --subject-scale"),
+            (("generate", "--sub"), "--subject --subject-guidance-scale --subject-scale"),
             (("train", "--config", "rec"), "recipe.yaml"),
             (("words", "--model", "rec"), ""),
         ],

@@ -274,7 +274,7 @@ class TestSweep:
     @pytest.mark.parametrize(
         ("axes", "message"),
         [
-            (("--x", "guidance", "2"), "Did you mean 'guidance-scale'"),
+            (("--x", "guidance-scal", "2"), "Did you mean 'guidance-scale'"),
             (("--x", "seed"), "there is no value"),
             (("--x", "seed", "one"), "--seed: input should be a valid integer"),
             (("--x", "seed", "1", "--y", "seed", "2"), "both axes"),

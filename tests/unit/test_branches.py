@@ -46,8 +46,8 @@ def rows_called(pipe, subject, **changes):
         ({**DIRECT, "mask_source": "previous"}, [1, 3, 2, 2, 2]),  # the second mask is the last that is looked for
         ({**DIRECT, "mask_source": "generation"}, [1, 2, 2, 2, 2]),
         ({"mask_source": "previous"}, [1, 3, 3, 3, 3]),
-        ({"guidance_interval": (0.25, 0.75)}, [1, 1, 2, 1, 2, 1, 1, 1]),
-        ({**DIRECT, "mask_source": "generation", "guidance_interval": (0.5, 1.0)}, [1, 1, 1, 2, 2]),
+        ({"guidance_start": 0.25, "guidance_end": 0.75}, [1, 1, 2, 1, 2, 1, 1, 1]),
+        ({**DIRECT, "mask_source": "generation", "guidance_start": 0.5, "guidance_end": 1.0}, [1, 1, 1, 2, 2]),
         ({"cache_interval": 2}, [2, 1] * 4),
         ({"guidance_scale": 1.0}, [1, 1] * 4),
     ],
@@ -58,11 +58,11 @@ def test_how_many_rows_each_call_has(pipe, subject, changes, expected):
 
 def test_plain_text_to_image_knows_the_interval_too(pipe):
     assert rows_called(pipe, None) == [2] * 4
-    assert rows_called(pipe, None, guidance_interval=(0.5, 1.0)) == [1, 1, 2, 2]
+    assert rows_called(pipe, None, guidance_start=0.5, guidance_end=1.0) == [1, 1, 2, 2]
 
 
 def test_an_interval_outside_of_which_nothing_is_guided_is_guidance_of_one(pipe, subject):
-    off, one = make(pipe, subject, guidance_interval=(0.0, 0.0)), make(pipe, subject, guidance_scale=1.0)
+    off, one = make(pipe, subject, guidance_start=0.0, guidance_end=0.0), make(pipe, subject, guidance_scale=1.0)
     np.testing.assert_array_equal(off.images, one.images)
 
 
@@ -150,12 +150,18 @@ def test_caching_calls_the_deep_blocks_and_looks_for_masks_in_every_second_evalu
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_source": "encoder"}, "mask_source 'encoder' does without .* guidance 'cascade' needs"),
-        ({"mask_source": "generation"}, "mask_source 'generation' does without"),
+        (
+            {"mask_source": "encoder"},
+            "mask_source is 'encoder', which does without .* guidance is 'cascade', which needs it",
+        ),
+        ({"mask_source": "generation"}, "mask_source is 'generation', which does without"),
         ({"mask_source": "magic"}, "mask_source must be one of text, encoder, previous, generation"),
-        ({"guidance_interval": (0.9, 0.1)}, "guidance_interval must begin before it ends"),
-        ({"guidance_interval": (0.1, 2)}, "guidance_interval must be a share from 0 to 1"),
-        ({"guidance_interval": 0.5}, "guidance_interval must be two shares"),
+        (
+            {"guidance_start": 0.9, "guidance_end": 0.1},
+            "guidance_start must not lie behind guidance_end, but they are 0.9 and 0.1",
+        ),
+        ({"guidance_start": 0.1, "guidance_end": 2}, "guidance_end must be a share from 0 to 1"),
+        ({"guidance_start": None}, "guidance_start must be a share"),
         ({"cache_interval": 0}, "cache_interval must be at least 1"),
     ],
 )

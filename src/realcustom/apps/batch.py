@@ -26,10 +26,10 @@ from realcustom.apps.picture_options import (
     told_by_option,
 )
 from realcustom.errors import InputError
-from realcustom.painting import Painter
+from realcustom.painting import Painter, Source
 from realcustom.pictures import as_seen, labelled_grid, read_picture, require_free, write_picture
-from realcustom.portrait import fit_reference
-from realcustom.provenance import PictureSettings, picture_hash, read_provenance
+from realcustom.provenance import PictureSettings, likeness_hash, picture_hash, read_provenance
+from realcustom.subject import Likeness, read_likeness, shown
 
 SHEET, CELL = "contact-sheet.png", 256
 """The sheet of all pictures, and the largest side of one on it, in pixels."""
@@ -55,13 +55,13 @@ class Job:
         """Return where its picture goes."""
         return folder / f"{self.number:04d}-{slug(self.settings.prompt)}.png"
 
-    def pictures(self) -> tuple[Image.Image, Image.Image | None]:
-        """Return the subject's picture and the mask.
+    def pictures(self) -> tuple[Likeness, Image.Image | None]:
+        """Return the subject's picture, or what was saved of it, and the mask.
 
         Raises:
             InputError: one of them cannot be read.
         """
-        return read_picture(self.subject), None if self.mask is None else read_picture(self.mask)
+        return read_likeness(self.subject), None if self.mask is None else read_picture(self.mask)
 
 
 def batch(options: argparse.Namespace) -> None:
@@ -83,7 +83,7 @@ def batch(options: argparse.Namespace) -> None:
     folder.mkdir(exist_ok=True)
     for done, job in enumerate(missing, start=len(jobs) - len(missing) + 1):
         subject, mask = job.pictures()
-        painting = painter.paint(subject, [job.settings], mask)
+        painting = painter.paint([Source([subject], mask)], [job.settings])
         save(painting.pictures[0], job.path(folder), painting.provenances[0])
         print(f"{done} of {len(jobs)}: {job.path(folder)}", file=sys.stderr)
     texts = PngInfo()
@@ -122,7 +122,7 @@ def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, sh
         settings = painter.settings(row["prompt"], row["word"], **values)
     job = Job(number, folder / row["subject"], folder / row["mask"] if "mask" in row else None, settings)
     for picture in job.pictures():
-        if picture is not None:
+        if isinstance(picture, Image.Image):
             as_seen(picture)
     return job
 
@@ -177,7 +177,7 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
         made = read_provenance(path)
     except InputError as error:
         raise InputError(f"{error}; delete it, so that it is made again, or name another --output") from error
-    asked = (job.settings, painter.weights, picture_hash(subject), None if mask is None else picture_hash(mask))
+    asked = (job.settings, painter.weights, likeness_hash(subject), None if mask is None else picture_hash(mask))
     if (made.settings, made.weights, made.subject, made.mask) != asked:
         raise InputError(
             f"{path} was made with other settings, another model or another subject; name another --output"
@@ -191,5 +191,5 @@ def _sheet(jobs: Sequence[Job], folder: Path) -> Image.Image:
     for job in jobs:
         picture = read_picture(job.path(folder))
         picture.thumbnail((CELL, CELL))
-        cells += [fit_reference(job.pictures()[0], max(picture.size)), picture]
+        cells += [shown(job.pictures()[0], max(picture.size)), picture]
     return labelled_grid(cells, ["", ""], [job.settings.prompt for job in jobs])

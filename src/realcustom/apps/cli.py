@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from realcustom import __version__
-from realcustom.errors import InputError, RealCustomError, in_one_line
+from realcustom.errors import OUT_OF_MEMORY, InputError, OutOfMemory, RealCustomError, in_one_line
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 _EXTRAS = {"accelerate": "train", "resvg_py": "train", "shtab": "completion"}
 """Modules that need not be there, and the extra of this package that brings each."""
-
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch says, on one device or another, in place of a MemoryError."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(sys.argv[1:] if arguments is None else arguments, options)
     except InputError as error:
         return _complain(error, EXIT_WRONG_INPUT)
+    except OutOfMemory as error:
+        return _complain(_outer_reason(error, options.less), EXIT_FAILED)
     except (RealCustomError, FloatingPointError) as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
@@ -99,7 +98,7 @@ def _outer_reason(error: Exception, less: str) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         return f'{error}; install what is missing with: pip install "realcustom[{_EXTRAS[error.name]}]"'
     told = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in told for s in _OUT_OF_MEMORY)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in told for s in OUT_OF_MEMORY)):
         return f"not enough memory{less and f'; lower {less}'}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
@@ -191,15 +190,33 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         epilog=_examples(
             'generate toy.png "a robot on the beach" --word robot --seed 7',
             'generate toy.png "a purple toy in the snow" --word toy --num-images 4 --output toys.png --save-masks',
+            'generate "a dog and a cat on the beach" --subject dog.png:dog --subject cat.png:cat:scale=0.8',
+            'generate dog.png "a dog on the beach" --word dog --then "the dog wearing a crown at night" dog',
         ),
         formatter_class=_Help,
     )
     add = parser.add_argument
-    _add_subject(parser)
+    add("subject", metavar="SUBJECT", type=_file, nargs="?", help="picture of the subject, or a saved subject")
+    add("prompt", metavar="PROMPT", help="what the new picture shows")
+    add("--word", help="word or phrase of the prompt that stands for the subject; that of a saved subject if not given")
+    add(
+        "--subject", action="append", default=[], dest="subjects", metavar="IMAGE:WORD[:NAME=VALUE...]",
+        help="one of several subjects, in the place of SUBJECT and --word; of it can be said: occurrence, scale, mask, "
+        "mask-mode, start, end (shares of the run), box (left,top,right,bottom in pixels); the same WORD again gives a "
+        "further picture of the same subject, with its weight",
+    )  # fmt: skip
+    add(
+        "--then", action="append", nargs="+", metavar=("PROMPT", "WORD"),
+        help="a further round, whose subject is the result of the one before; WORD stands for it in PROMPT",
+    )  # fmt: skip
     add("--output", "-o", type=_file, help="PNG to write; with several pictures a number is added to its name")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="seed of the first picture, the next ones count up; a random one if not given")
     add("--num-images", type=int, default=1, metavar="N", help="how many pictures")
+    add(
+        "--best-of", type=int, metavar="N",
+        help="make N pictures and keep those that no other one surpasses in likeness and in obedience; embedded model only",
+    )  # fmt: skip
     add("--mask", type=_file, metavar="PICTURE", help="where the subject may act: white there, black elsewhere")
     add(
         "--mask-mode", choices=("replace", "intersect", "union"),
@@ -227,7 +244,7 @@ def _program(name: str) -> Callable[[argparse.Namespace], None]:
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("subject", metavar="SUBJECT", type=_file, help="picture of the subject")
+    add("subject", metavar="SUBJECT", type=_file, help="picture of the subject, or a saved subject")
     add("prompt", metavar="PROMPT", help="what the new picture shows")
     add("--word", required=True, help="word or phrase of the prompt that stands for the subject")
 
@@ -241,6 +258,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--negative-prompt", metavar="TEXT", help="what the picture shall not show")
     add("--guidance-scale", type=float, metavar="W", help="w_t, how strongly the text is followed")
     add("--subject-guidance-scale", type=float, metavar="W", help="w_i, how strongly the subject is followed")
+    add(
+        "--guidance", choices=("cascade", "direct"),
+        help="how predictions become one: RC 13, or straight from the negative to the subject's; the model's own if not given",
+    )  # fmt: skip
     add("--subject-scale", type=float, metavar="S", help="strength of the subject inside the model; 1 if not given")
     add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope, share of the picture where the subject may act")
     add(
@@ -250,6 +271,19 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--mask-binary", action=argparse.BooleanOptionalAction,
         help="whether the subject acts alike in the whole scope; as the model has it if not given",
     )  # fmt: skip
+    add("--mask-frozen-after", type=int, metavar="N", help="keep the mask of this step; the model's own if not given")
+    add(
+        "--mask-source", choices=("text", "encoder", "previous", "generation"),
+        help="which call of the UNet gives the mask; text, the exact one, if not given",
+    )  # fmt: skip
+    add(
+        "--guidance-start",
+        type=float,
+        metavar="SHARE",
+        help="of the run, before which nothing is guided; 0 if not given",
+    )
+    add("--guidance-end", type=float, metavar="SHARE", help="of the run, after which nothing is guided; 1 if not given")
+    add("--cache-interval", type=int, metavar="N", help="call the UNet's deep blocks in every Nth step; 1 if not given")
     add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
     add("--model", default="stickers", help="embedded model, folder or hub id")
@@ -269,8 +303,14 @@ def _add_replay(commands: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     add("picture", metavar="PICTURE", type=_file, help="a PNG that realcustom has made")
-    add("subject", metavar="SUBJECT", type=_file, help="the subject's picture that it was made of")
-    add("--mask", type=_file, metavar="PICTURE", help="the mask that it was made with, if any")
+    add(
+        "subjects", metavar="SUBJECT", nargs="+", type=_file,
+        help="what it was made of: the subject's picture, or all pictures of several subjects in their order",
+    )  # fmt: skip
+    add(
+        "--mask", type=_file, nargs="+", dest="masks", default=[], metavar="PICTURE",
+        help="the masks that it was made with, if any, in the order of their subjects",
+    )  # fmt: skip
     add("--output", "-o", type=_file, help="PNG to write; PICTURE's name with -again added if not given")
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--model", help="embedded model, folder or hub id; the one that PICTURE names if not given")
@@ -585,6 +625,30 @@ def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(run=_subject_check)
+    save = kinds.add_parser(
+        "save",
+        help="save what the encoder sees of it, to be used in the place of the picture",
+        description="Write what a model's encoder sees of PICTURE, a preview, its word and a note into one file, which every "
+        "command takes in the place of the picture, with every model that sees with the same encoder.",
+        epilog=_examples('subject save fox.png --word fox -o fox.subject.safetensors --note "my own drawing, CC0"'),
+        formatter_class=_Help,
+    )
+    save.add_argument("picture", metavar="PICTURE", type=_file, help="picture of the subject")
+    save.add_argument("--word", required=True, help="the word that stands for it, if no other one is given")
+    save.add_argument("--output", "-o", required=True, type=_file, help="a name that ends in .subject.safetensors")
+    save.add_argument("--note", default="", help="whose it is, who consented to what, under which licence")
+    save.add_argument("--model", default="stickers", help="whose encoder: embedded model, folder or hub id")
+    save.add_argument(
+        "--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, for a model without one"
+    )
+    save.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    save.set_defaults(run=_subject_save)
+
+
+def _subject_save(options: argparse.Namespace) -> None:
+    from realcustom.apps.subject import save
+
+    save(options)
 
 
 def _subject_check(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import save
-from realcustom.painting import Painter, Painting
+from realcustom.painting import Painter, Painting, Source
 from realcustom.pictures import mask_over, mask_strip, read_picture, sheet
 from realcustom.portrait import fit_reference
 
@@ -43,7 +43,7 @@ def main(examples: Path, out: Path) -> None:
         started = time.monotonic()
         subject = read_picture(examples / example["subject"])
         settings = painter.settings(example["prompt"], example["word"], seed=example["seed"])
-        painting = painter.paint(subject, [settings, settings.model_copy(update={"subject_scale": 0.0})])
+        painting = painter.paint([Source([subject])], [settings, settings.model_copy(update={"subject_scale": 0.0})])
         name = Path(example["subject"]).stem
         save(painting.pictures[0], out / f"{name}.png", painting.provenances[0])
         save(explained(painting, subject), out / f"{name}-explained.png", None)

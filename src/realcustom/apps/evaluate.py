@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import resources
-from pathlib import Path
 
 import diffusers
 
@@ -15,7 +13,7 @@ from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
-from realcustom.evaluation.judges import Judges
+from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import Settings, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly, resolve
@@ -36,7 +34,7 @@ def evaluate(options: argparse.Namespace) -> None:
     folder = resolve(options.model)
     checkpoints = training_history(folder)
     store = DrawingStore.load(options.drawings)
-    judges_folder = options.judges or Path(str(resources.files("realcustom"))) / "models" / "judges"
+    judges_folder = options.judges or SHIPPED
     if not (judges_folder / "config.json").is_file():
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)

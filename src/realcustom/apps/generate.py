@@ -7,23 +7,36 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from realcustom.apps.casting import Cast, read_cast
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import beside, keep, save, slug
 from realcustom.apps.picture_options import OPTIONS, picture_options, refuse_unused, told_by_option
 from realcustom.errors import InputError
-from realcustom.painting import Painter, Painting, random_seed
-from realcustom.pictures import mask_over, mask_picture, mask_strip, read_picture, require_free, sheet
+from realcustom.evaluation.judges import SHIPPED, Judges
+from realcustom.evaluation.ranking import Merit, best, merits
+from realcustom.loading import load_strictly
+from realcustom.painting import Painter, Painting, Source, random_seed, subjects_of
+from realcustom.pictures import mask_over, mask_picture, mask_strip, require_free, sheet
+from realcustom.placement import portrait_box
+from realcustom.provenance import PictureSettings, SubjectSettings
 
 TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
 MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mask-step"
 """What is added to a picture's name for those that belong to it."""
 
+ROUND = "round"
+"""Likewise for those of the rounds before the last."""
+
 MOST_IMAGES = 256
+
+_AT_ONCE = 8
+"""Pictures of one call where the best are chosen."""
 
 _TWIN_COST = (
     "each twin is two more rows of the UNet in every step, beside the three of its picture: about 1.7 times the time"
@@ -37,32 +50,123 @@ def generate(options: argparse.Namespace) -> None:
         InputError: the picture, the prompt, an option or an output file cannot be used; nothing has been written.
     """
     quiet_libraries()
-    if options.mask_mode is not None and options.mask is None:
-        raise InputError("--mask-mode was given without --mask, the mask that it is about")
-    given = picture_options(options)
+    given, rounds = picture_options(options), _rounds(options)
     if options.mask is not None:
         refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], options.mask_mode)
-    subject = read_picture(options.subject)
-    mask = None if options.mask is None else read_picture(options.mask)
+    cast = read_cast(options)
     seeds = picture_seeds(options.seed, options.num_images)
-    outputs = _outputs(options, seeds)
+    outputs = _outputs(options, seeds, cast.files, len(rounds))
     painter = Painter.load(
         options.model, options.adapter, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty()
     )
     with told_by_option():
-        settings = painter.settings(options.prompt, options.word, **given, mask_mode=options.mask_mode)
+        settings = painter.settings(options.prompt, **{**given, **cast.settings})
+        later = [
+            painter.settings(prompt, **{**given, "occurrence": None}, subjects=[SubjectSettings(word=word)])
+            for prompt, word in rounds
+        ]
+        subjects_of(cast.sources, settings)
+    painted = (
+        _painted(painter, cast, settings, seeds, options)
+        if not options.best_of
+        else _best(painter, cast, settings, picture_seeds(seeds[0], options.best_of), options)
+    )
+    pictures = []
+    for path, one in zip(outputs, painted, strict=False):
+        target = beside(path, f"{ROUND}-1") if later else path
+        pictures.append({"image": str(target), **one.told, **_write(one, target, options)})
+    for path in outputs[len(painted) :]:
+        if options.overwrite:
+            path.unlink(missing_ok=True)  # of an older run that kept more
+    for number, wanted in enumerate(later, start=2):
+        for place, path in enumerate(outputs):
+            painted[place] = _next_round(painter, painted[place], wanted)
+            target = path if number == len(later) + 1 else beside(path, f"{ROUND}-{number}")
+            pictures[place] |= {"image": str(target), **_write(painted[place], target, options)}
+    _tell(options, painted, pictures)
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """One picture of a call."""
+
+    painting: Painting
+    number: int
+    """In the call."""
+    twin: int | None
+    """Number of its twin."""
+    told: Mapping[str, Any]
+    """What is said of it, its seed first."""
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture itself."""
+        return self.painting.pictures[self.number]
+
+
+def _rounds(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return prompt and word of every round after the first."""
+    rounds, word = [], options.word
+    for said in options.then or []:
+        if len(said) > 2:
+            raise InputError(f"--then takes a prompt, and the word in it if it is another one, but was given {said!r}")
+        word = said[1] if len(said) == 2 else word
+        if word is None:
+            raise InputError(
+                "--then needs the word of its prompt that stands for the result before: --then PROMPT WORD"
+            )
+        rounds.append((said[0], word))
+    for name, given in (("--twin", options.twin), ("--best-of", options.best_of)):
+        if rounds and given:
+            raise InputError(f"--then and {name} cannot be given together")
+    if options.best_of and (options.twin or options.num_images != 1):
+        raise InputError("--best-of says how many pictures are made; leave --num-images and --twin out")
+    return rounds
+
+
+def _painted(
+    painter: Painter, cast: Cast, settings: PictureSettings, seeds: Sequence[int], options: argparse.Namespace
+) -> list[_Painted]:
+    """Return the pictures of all seeds."""
     scales = [settings.subject_scale, 0.0] if options.twin else [settings.subject_scale]
     wanted = [settings.model_copy(update={"seed": seed, "subject_scale": scale}) for scale in scales for seed in seeds]
-    painting = painter.paint(subject, wanted, mask)
-    pictures = [{"image": str(path), "seed": seed} for path, seed in zip(outputs, seeds, strict=True)]
-    for number, path in enumerate(outputs):
-        pictures[number] |= _write(painting, number, path, options)
-    if options.json:
-        print(json.dumps(_about(options, painting, pictures), allow_nan=False))
-        return
-    print(*(f"{path} (seed {seed})" for path, seed in zip(outputs, seeds, strict=True)), sep="\n")
-    for line in [*painting.report.lines(), *([_TWIN_COST] if options.twin else [])]:
-        print(f"  {line}", file=sys.stderr)
+    painting = painter.paint(cast.sources, wanted)
+    return [
+        _Painted(painting, number, number + len(seeds) if options.twin else None, {"seed": seed})
+        for number, seed in enumerate(seeds)
+    ]
+
+
+def _best(
+    painter: Painter, cast: Cast, settings: PictureSettings, seeds: Sequence[int], options: argparse.Namespace
+) -> list[_Painted]:
+    """Return those pictures of all seeds that no other one surpasses in likeness and obedience, the most alike first."""
+    if painter.kind != "embedded":
+        raise InputError(
+            "--best-of ranks by judges that know the drawings of the embedded model alone; take --model stickers"
+        )
+    judges = load_strictly(Judges, SHIPPED)
+    made: list[_Painted] = []
+    found: list[Merit] = []
+    subjects = [source.pictures for source in cast.sources]
+    for start in range(0, len(seeds), _AT_ONCE):
+        part = seeds[start : start + _AT_ONCE]
+        painting = painter.paint(cast.sources, [settings.model_copy(update={"seed": seed}) for seed in part])
+        found += merits(judges, settings.prompt, painting.pictures, subjects, painting.masks.each[-1])
+        made += [_Painted(painting, number, None, {"seed": seed}) for number, seed in enumerate(part)]
+        print(f"{len(made)} of {len(seeds)}", file=sys.stderr)
+    kept = best(found)[: len(seeds)]
+    return [replace(made[number], told={**made[number].told, **asdict(found[number])}) for number in kept]
+
+
+def _next_round(painter: Painter, before: _Painted, settings: PictureSettings) -> _Painted:
+    """Return a picture whose subject is the one of the picture before, cut out where it could act there."""
+    (subject,) = settings.subjects
+    mask, picture = before.painting.masks.final[before.number], before.picture
+    cut = subject.model_copy(update={"box": portrait_box(mask, picture.size)})
+    seed = before.told["seed"]
+    painting = painter.paint([Source([picture])], [settings.model_copy(update={"seed": seed, "subjects": [cut]})])
+    return _Painted(painting, 0, None, before.told)
 
 
 def picture_seeds(first: int | None, count: int) -> list[int]:
@@ -81,11 +185,12 @@ def picture_seeds(first: int | None, count: int) -> list[int]:
     return [first + number for number in range(count)]
 
 
-def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
+def _outputs(options: argparse.Namespace, seeds: Sequence[int], files: Mapping[str, Path], rounds: int) -> list[Path]:
     """Return one path for each picture; it and everything that belongs to it can be written."""
     base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
-    paths = [base] if len(seeds) == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(len(seeds))]
-    kinds = [""]
+    count = options.best_of or len(seeds)
+    paths = [base] if count == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(count)]
+    kinds = ["", *(f"{ROUND}-{number}" for number in range(1, rounds + 1))]
     kinds += [TWIN, SIDE_BY_SIDE] if options.twin else []
     kinds += [MASK, MASK_OVER, MASK_STRIP] if options.save_masks else []
     for path in paths:
@@ -94,20 +199,20 @@ def _outputs(options: argparse.Namespace, seeds: Sequence[int]) -> list[Path]:
         older = _step_masks(path) if options.save_masks else []
         if older and not options.overwrite:
             raise InputError(f"{older[0]} exists; choose another name, or --overwrite it")
-        sources = {"the subject's picture": options.subject, "the mask": options.mask}
-        keep(sources, [*(beside(path, kind) for kind in kinds), *older])
+        keep(files, [*(beside(path, kind) for kind in kinds), *older])
     return paths
 
 
-def _write(painting: Painting, number: int, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _write(one: _Painted, path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write a picture and what belongs to it; return the names of the latter's files by kind."""
     for older in _step_masks(path) if options.save_masks else []:
         older.unlink()  # of a run with more steps
     steps: list[str] = []
     written: dict[str, Any] = {}
-    for kind, picture in _pictures(painting, number, options):
-        provenance = painting.provenances[number + options.num_images * (kind == TWIN)]
-        save(picture, beside(path, kind), provenance if kind in ("", TWIN) and options.metadata else None)
+    for kind, picture in _pictures(one, options.save_masks):
+        number = one.twin if kind == TWIN and one.twin is not None else one.number
+        said = kind in ("", TWIN) and options.metadata
+        save(picture, beside(path, kind), one.painting.provenances[number] if said else None)
         if kind.startswith(MASK_STEP):
             steps.append(str(beside(path, kind)))
         elif kind:
@@ -121,16 +226,15 @@ def _step_masks(path: Path) -> list[Path]:
     return sorted(other for other in path.parent.iterdir() if names.fullmatch(other.name))
 
 
-def _pictures(painting: Painting, number: int, options: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
+def _pictures(one: _Painted, masks: bool) -> Iterator[tuple[str, Image.Image]]:
     """Yield what belongs to one picture, each with what is added to its name."""
-    picture = painting.pictures[number]
+    picture, painting = one.picture, one.painting
     yield "", picture
-    if options.twin:
-        twin = painting.pictures[number + options.num_images]
-        yield TWIN, twin
-        yield SIDE_BY_SIDE, sheet([twin, picture], columns=2)
-    if options.save_masks:
-        steps = painting.masks.steps[:, number]
+    if one.twin is not None:
+        yield TWIN, painting.pictures[one.twin]
+        yield SIDE_BY_SIDE, sheet([painting.pictures[one.twin], picture], columns=2)
+    if masks:
+        steps = painting.masks.steps[:, one.number]
         yield MASK, mask_picture(steps[-1], picture.size)
         yield MASK_OVER, mask_over(picture, steps[-1])
         yield MASK_STRIP, mask_strip(steps, picture.height)
@@ -138,13 +242,24 @@ def _pictures(painting: Painting, number: int, options: argparse.Namespace) -> I
             yield f"{MASK_STEP}-{step:02d}", mask_picture(mask, picture.size)
 
 
-def _about(options: argparse.Namespace, painting: Painting, pictures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    provenance = painting.provenances[0]
-    return {
-        "pictures": list(pictures),
-        "model": options.model,
-        "settings": provenance.settings.model_dump(exclude={"seed"}),
-        "made_by": provenance.model_dump(include={"weights", "device", "dtype", "threads", "versions"}),
-        "seconds": round(painting.seconds, 3),
-        "report": painting.report.to_dict(),
-    }
+def _tell(options: argparse.Namespace, painted: Sequence[_Painted], pictures: Sequence[Mapping[str, Any]]) -> None:
+    """Say what was made, and how."""
+    painting = painted[0].painting
+    if options.json:
+        provenance = painting.provenances[0]
+        about = {
+            "pictures": list(pictures),
+            "model": options.model,
+            "settings": provenance.settings.model_dump(exclude={"seed"}),
+            "made_by": provenance.model_dump(include={"weights", "device", "dtype", "threads", "versions"}),
+            "seconds": round(painting.seconds, 3),
+            "report": painting.report.to_dict(),
+        }
+        print(json.dumps(about, allow_nan=False))
+        return
+    for one, told in zip(painted, pictures, strict=True):
+        merits = [f"{name} {one.told[name]:.2f}" for name in ("identity", "control") if one.told.get(name) is not None]
+        said = ", ".join([f"seed {one.told['seed']}", *merits])
+        print(f"{told['image']} ({said})")
+    for line in [*painting.report.lines(), *([_TWIN_COST] if options.twin else [])]:
+        print(f"  {line}", file=sys.stderr)

@@ -24,6 +24,12 @@ OPTIONS = {
     "mask-scope": "mask_scope",
     "mask-binary": "mask_binary",
     "token-ratio": "token_ratio",
+    "guidance": "guidance",
+    "mask-frozen-after": "mask_frozen_after",
+    "mask-source": "mask_source",
+    "guidance-start": "guidance_start",
+    "guidance-end": "guidance_end",
+    "cache-interval": "cache_interval",
     "width": "width",
     "height": "height",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +16,10 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import beside, keep, save
 from realcustom.errors import CheckFailed, InputError, in_one_line
 from realcustom.finding import EMBEDDED, is_hub_id
-from realcustom.painting import Painter
+from realcustom.painting import Painter, Source
 from realcustom.pictures import read_picture, require_free
-from realcustom.provenance import Provenance, picture_hash, read_provenance
+from realcustom.provenance import Provenance, Sources, likeness_hash, picture_hash, read_provenance
+from realcustom.subject import Likeness, read_likeness
 
 AGAIN = "again"
 
@@ -32,17 +35,11 @@ def replay(options: argparse.Namespace) -> None:
     asked, older = read_provenance(options.picture), read_picture(options.picture)
     output = options.output or beside(options.picture, AGAIN)
     require_free(output, overwrite=options.overwrite)
-    subject = _same(read_picture(options.subject), asked.subject, "the subject's picture")
-    mask = None if options.mask is None else read_picture(options.mask)
-    if (mask is None) != (asked.mask is None):
-        raise InputError(
-            "the picture was made with a mask; give it with --mask" if mask is None
-            else "the picture was made without a mask; leave --mask out"
-        )  # fmt: skip
-    if mask is not None and asked.mask is not None:
-        _same(mask, asked.mask, "the mask")
-    sources = {"the picture": options.picture, "the subject's picture": options.subject, "the mask": options.mask}
-    keep(sources, [output])
+    sources = _sources(asked, options.subjects, options.masks)
+    keep({"the picture": options.picture}, [output])
+    for what, paths in {"the subject's picture": options.subjects, "the mask": options.masks}.items():
+        for path in paths:
+            keep({what: path}, [output])
     model = options.model or _named_model(asked)
     torch.set_num_threads(asked.threads)
     painter = Painter.load(
@@ -52,16 +49,47 @@ def replay(options: argparse.Namespace) -> None:
     call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
     settings = [asked.settings.model_copy(update={"seed": seed, "subject_scale": scale}) for seed, scale in call]
     painter.check(asked.settings)
-    painting = painter.paint(subject, settings, mask)
+    painting = painter.paint(sources, settings)
     found, picture = painting.provenances[asked.call.index], painting.pictures[asked.call.index]
     save(picture, output, found if options.metadata else None)
     _tell(options, asked, found, (older, picture), str(output))
 
 
-def _same(picture: Image.Image, wanted: str, what: str) -> Image.Image:
-    if picture_hash(picture) != wanted:
+def _sources(asked: Provenance, subjects: Sequence[Path], masks: Sequence[Path]) -> list[Source]:
+    """Return what the picture's subjects were shown by, each the very one.
+
+    Raises:
+        InputError: there are more or fewer, or one is another one.
+    """
+    wanted = asked.subjects or [Sources(pictures=[asked.subject or ""], mask=asked.mask)]
+    pictures = sum(len(one.pictures) for one in wanted)
+    if len(subjects) != pictures:
+        raise InputError(f"the picture was made of {pictures} pictures of subjects, but {len(subjects)} were given")
+    masked = sum(one.mask is not None for one in wanted)
+    if masked and not masks:
+        raise InputError("the picture was made with a mask; give it with --mask")
+    if len(masks) != masked:
+        without = (
+            "without a mask; leave --mask out" if not masked else f"with {masked} masks, but {len(masks)} were given"
+        )
+        raise InputError(f"the picture was made {without}")
+    left, masks_left, found = list(subjects), list(masks), []
+    for one in wanted:
+        own = [
+            _same(read_likeness(left.pop(0)), known, "the subject's picture" if pictures == 1 else f"picture {number}")
+            for number, known in enumerate(one.pictures, start=pictures - len(left) + 1)
+        ]
+        mask = None if one.mask is None else read_picture(masks_left.pop(0))
+        if mask is not None and picture_hash(mask) != one.mask:
+            raise InputError("the mask is another one than the picture was made with: its pixels differ")
+        found.append(Source(own, mask))
+    return found
+
+
+def _same(likeness: Likeness, wanted: str, what: str) -> Likeness:
+    if likeness_hash(likeness) != wanted:
         raise InputError(f"{what} is another one than the picture was made with: its pixels differ")
-    return picture
+    return likeness
 
 
 def _named_adapter(asked: Provenance) -> str | None:

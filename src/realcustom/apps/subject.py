@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 
+from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import keep
 from realcustom.errors import InputError
 from realcustom.finding import locate, picture_side
 from realcustom.loading import resolve
+from realcustom.painting import Painter
 from realcustom.pictures import read_picture, require_free, write_picture
 from realcustom.portrait import examine, fit_reference
+
+
+def save(options: argparse.Namespace) -> None:
+    """Write what the encoder of a model sees of a picture.
+
+    Raises:
+        InputError: the picture, the model or the output file cannot be used; nothing has been written.
+    """
+    quiet_libraries()
+    picture = read_picture(options.picture)
+    pipeline = Painter.load(options.model, options.adapter).pipeline
+    if pipeline.adapter is None:
+        raise InputError(
+            f"{options.model} has no RealCustom part, which says what is taken from the encoder; give --adapter"
+        )
+    saved = pipeline.subject_encoder.remember(picture, pipeline.adapter, options.word, options.note)
+    saved.save(options.output, overwrite=options.overwrite)
+    print(options.output)
+    for advice in saved.portrait.advice:
+        print(f"  advice: {advice}", file=sys.stderr)
 
 
 def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_json: bool) -> None:

@@ -15,9 +15,10 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import keep, require_folder, save
 from realcustom.apps.picture_options import OPTIONS, picture_options, setting, told_by_option
 from realcustom.errors import InputError
-from realcustom.painting import Painter, random_seed
-from realcustom.pictures import labelled_grid, read_picture, require_free, write_picture
+from realcustom.painting import Painter, Source, random_seed
+from realcustom.pictures import labelled_grid, require_free, write_picture
 from realcustom.provenance import PictureSettings
+from realcustom.subject import read_likeness
 
 GRID = "grid.png"
 _CELL = re.compile(r"cell-\d+-\d+\.png")
@@ -60,7 +61,7 @@ def sweep(options: argparse.Namespace) -> None:
     if down is not None and setting(across.option) == setting(down.option):
         raise InputError(f"both axes are of {across.option}; choose two options")
     settings = _shared(options, [across, down] if down else [across])
-    subject = read_picture(options.subject)
+    subject = read_likeness(options.subject)
     cells = {
         (row, column): options.output / f"cell-{row + 1}-{column + 1}.png"
         for row in range(len(down.values) if down else 1)
@@ -73,7 +74,7 @@ def sweep(options: argparse.Namespace) -> None:
     options.output.mkdir(exist_ok=True)
     pictures = []
     for done, (place, path) in enumerate(cells.items(), start=1):
-        painting = painter.paint(subject, [wanted[place]])
+        painting = painter.paint([Source([subject])], [wanted[place]])
         save(painting.pictures[0], path, painting.provenances[0])
         pictures.append(painting.pictures[0])
         print(f"{done} of {len(cells)}", file=sys.stderr)

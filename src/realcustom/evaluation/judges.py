@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel, SegformerConfig, SegformerForSemanticSegmentation
+
+SHIPPED = Path(str(resources.files("realcustom"))) / "models" / "judges"
+"""Folder of the judges that come with this package."""
 
 CROP = 96
 """Side of the crop that the identity encoder sees, in pixels."""

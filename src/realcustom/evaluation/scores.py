@@ -34,3 +34,12 @@ def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 10
     chosen = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     return [float(sums.sum() / counts.sum()), *(float(bound) for bound in np.percentile(means, [2.5, 97.5]))]
+
+
+def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the numbers of those pairs than which no other one is as large in both and larger in one."""
+    return [
+        number
+        for number, (one, other) in enumerate(values)
+        if not any(mine >= one and theirs >= other and (mine > one or theirs > other) for mine, theirs in values)
+    ]

@@ -1,0 +1,94 @@
+"""Which of several pictures to keep: how much each shows its subjects, and how much of the prompt it obeys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from realcustom.data.examples import to_pixels
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.evaluation.judges import Judges
+from realcustom.evaluation.scores import pareto_front
+from realcustom.masks import resize_mask
+from realcustom.subject import Likeness, shown
+
+SIDE = 128
+"""Of the pictures that the judges were trained on, in pixels."""
+
+
+@dataclass(frozen=True)
+class Merit:
+    """What is to be said for one picture."""
+
+    identity: float
+    """Cosine of the judges' embeddings of the subject and of its picture, in [-1, 1]; of several subjects the lowest."""
+    control: float | None
+    """Mean probability of what the prompt asks for and the judges know, in [0, 1]; None if they know nothing of it."""
+
+
+def asked(prompt: str, judges: Judges) -> dict[str, str]:
+    """Return what a prompt asks for that the judges can see, by the names of their labels: place, colour and what is worn."""
+    found, rest = {}, prompt.lower()
+    phrases = [(phrase, place.name) for place in PLACES for phrase in (*place.phrases, place.name)]
+    for phrase, name in sorted(phrases, key=lambda one: -len(one[0])):
+        if name in judges.labels["place"] and _says(rest, phrase):
+            found["place"] = name
+            rest = rest.replace(phrase, " ")  # "on a red background" says nothing of the subject's colour
+            break
+    for kind in ("worn", "colour"):
+        known = [label for label in judges.labels.get(kind, ()) if label and _says(rest, label)]
+        if len(known) == 1:
+            found[kind] = known[0]
+    return found
+
+
+def _says(prompt: str, phrase: str) -> bool:
+    return re.search(rf"\b{re.escape(phrase.lower())}\b", prompt) is not None
+
+
+@torch.no_grad()
+def merits(
+    judges: Judges,
+    prompt: str,
+    pictures: Sequence[Image.Image],
+    subjects: Sequence[Sequence[Likeness]],
+    masks: Tensor,
+) -> list[Merit]:
+    """Return the merit of each of `b` pictures.
+
+    Args:
+        judges: of the stickers world.
+        prompt: of all pictures.
+        pictures: all of one size.
+        subjects: the pictures of each of `s` subjects.
+        masks: `[s, b, h, w]`, where each could act, which tells several apart.
+    """
+    wanted = asked(prompt, judges)
+    pixels = to_pixels([np.asarray(one.convert("RGB").resize((SIDE, SIDE))) for one in pictures])
+    reading = judges.read(pixels)
+    seen = {
+        name: reading.logits[name].softmax(dim=1)[:, judges.labels[name].index(label)] for name, label in wanted.items()
+    }
+    control = torch.stack(list(seen.values())).mean(dim=0).tolist() if seen else [None] * len(pictures)
+    likeness = []
+    for number, likenesses in enumerate(subjects):
+        own = reading.identity
+        if len(subjects) > 1:
+            within = reading.region.round() * resize_mask((masks[number] > 0).float(), (SIDE, SIDE)).round()
+            own = judges.describe(pixels, within)["identity"]
+        known = judges.read(to_pixels([np.asarray(shown(one, SIDE)) for one in likenesses])).identity
+        likeness.append((own @ known.T).amax(dim=1))
+    identity = torch.stack(likeness).amin(dim=0).tolist()
+    return [Merit(one, other) for one, other in zip(identity, control, strict=True)]
+
+
+def best(found: Sequence[Merit]) -> list[int]:
+    """Return the numbers of the pictures that no other one surpasses in both respects, the most alike first."""
+    values = [(merit.identity, 0.0 if merit.control is None else merit.control) for merit in found]
+    return sorted(pareto_front(values), key=lambda number: values[number], reverse=True)
