@@ -85,6 +85,20 @@ class Influence:
     """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
     scale: Tensor | None = None
     """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
+    _resized: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def mask_on(
+        self, name: str, grid: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]
+    ) -> Tensor | None:
+        """Return the mask of layer `name` on its grid, as `[b, q, 1]` weights; resized once for all layers that share it."""
+        if self.mask is None:
+            return None
+        shared = not isinstance(self.mask, Mapping)
+        key = ("" if shared else name, grid, resize)
+        if key not in self._resized:
+            mask = self.mask[name] if isinstance(self.mask, Mapping) else self.mask
+            self._resized[key] = resize(mask, grid).flatten(1)[..., None]
+        return self._resized[key]
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, k, c]` of all its pictures that act in layer `name`."""
@@ -271,10 +285,9 @@ class SubjectAttnProcessor:
         bias = subject.bias(self.name, grid)
         bias = None if bias is None else bias.to(query.dtype)
         visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
-        if subject.mask is not None:
-            mask = subject.mask[self.name] if isinstance(subject.mask, Mapping) else subject.mask
-            mask = self.tap.resize(mask, grid)
-            visual = visual * rearrange(mask, "b h w -> b (h w) 1").to(visual.dtype)
+        mask = subject.mask_on(self.name, grid, self.tap.resize)
+        if mask is not None:
+            visual = visual * mask.to(visual.dtype)
         return visual if subject.scale is None else rearrange(subject.scale, "b -> b 1 1").to(visual.dtype) * visual
 
 

@@ -213,6 +213,9 @@ class Branches:
         if not len(rows):
             unconditional, from_text = self._from_text(noisy, timestep)
             return unconditional, from_text, from_text
+        if len(rows) == len(noisy) and self._guided and self.negative_references is None:
+            unconditional, painted = self._with_unconditional(subject, noisy, timestep)
+            return unconditional, painted, painted
         painted = self._painted(subject, noisy, timestep, rows)
         if len(rows) < len(noisy):
             if from_text is None:
@@ -225,6 +228,13 @@ class Branches:
         everyone = torch.arange(len(noisy), device=noisy.device)
         others = self.negative, self.negative_references
         return self._painted(subject, noisy, timestep, everyone, others), painted, painted
+
+    def _with_unconditional(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the unconditional prediction and TI2I's of all pictures, from one call."""
+        everyone = torch.arange(len(noisy), device=noisy.device)
+        with subject.acting(noisy, alpha_at(self.alphas_cumprod, timestep), everyone):
+            unconditional, painted = self._call(noisy.repeat(2, 1, 1, 1), timestep, self._texts("nt"), "nt").chunk(2)
+        return unconditional, painted
 
     def _text_for_the_mask(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> Tensor | None:
         """Let T2I find where the words look; return its prediction, None if it is not run to the end."""

@@ -42,7 +42,7 @@ def rows_called(pipe, subject, **changes):
     ("changes", "expected"),
     [
         ({}, [2, 1] * 4),  # unconditional and T2I in one call, then TI2I
-        (DIRECT, [1, 1, 1] * 2 + [1, 1] * 2),  # no T2I once the mask is frozen
+        (DIRECT, [1, 2] * 2 + [2] * 2),  # T2I, then unconditional and TI2I in one call; no T2I once the mask is frozen
         ({**DIRECT, "mask_source": "previous"}, [1, 3, 2, 2, 2]),  # the second mask is the last that is looked for
         ({**DIRECT, "mask_source": "generation"}, [1, 2, 2, 2, 2]),
         ({"mask_source": "previous"}, [1, 3, 3, 3, 3]),
