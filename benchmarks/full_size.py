@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached, attention_grid, cross_attention_layers
 from realcustom.convert import convert_unet
-from realcustom.customization import Customization, MaskSettings, SubjectViews
+from realcustom.customization import Actor, Customization, MaskSettings, Reference
 from realcustom.guidance import direct_guidance
 from realcustom.prompts import TextStates
 
@@ -81,13 +81,14 @@ def main() -> None:
 
         started = time.monotonic()
         tokens = adapter.tokens(random(1, TOKENS, FEATURES), random(1, 4 * TOKENS, FEATURES))
-        views = SubjectViews(tokens, adapter.keys_values(tokens), text)
+        reference = Reference(tokens, adapter.keys_values(tokens))
         encoded = time.monotonic() - started
         columns = torch.zeros(1, 77)
         columns[0, 2] = 1
         grid = attention_grid(unet, (side, side))
         settings = MaskSettings(normalization="min_max_per_layer")
-        customization = Customization(adapter, tap, views, columns, torch.ones(1), grid, settings)
+        actor = Actor([reference], columns, torch.ones(1))
+        customization = Customization(adapter, tap, text, [actor], grid, 25, settings)
         started = time.monotonic()
         with customization.watching():
             predict(text)
