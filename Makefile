@@ -2,6 +2,7 @@
 #   make demo    three pictures of three example subjects, in demo/
 #   make figures the same pictures and more, for the README and docs/
 #   make test    the test suite
+#   make bench   what every way of running costs, as ratios; takes the better part of an hour
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
 #   make wheel-test   a picture made by the wheel, installed where there is no source tree
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 EXAMPLES := examples
 CODE := src tests benchmarks .ci
 
-.PHONY: demo figures test check fix wheel-test clean
+.PHONY: demo figures test bench check fix wheel-test clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) demo
@@ -29,6 +30,9 @@ figures: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/speed.py
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check $(CODE)

@@ -4,7 +4,8 @@
 
 Weights are those of the configurations that the families were published with, in float16; what a call of the UNet and the
 decoder hold at their peak is followed tensor by tensor on tensors without numbers. A real device adds what its libraries
-need, some 0.5 to 1 GB, and an autoencoder that is run in float32 needs twice its share. "offloaded" is with `enable_model_cpu_offload` (one model at a time), "tiled" with `enable_vae_tiling`.
+need, some 0.5 to 1 GB, and an autoencoder that is run in float32 needs twice its share. "offloaded" is with
+`enable_model_cpu_offload` (one model at a time), "tiled" with `enable_vae_tiling`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 3
 
 def size(*modules: nn.Module) -> float:
     """Return the gigabytes of modules' weights."""
-    return sum(one.numel() * one.element_size() for module in modules for one in module.state_dict().values()) / GIGABYTE
+    return (
+        sum(one.numel() * one.element_size() for module in modules for one in module.state_dict().values()) / GIGABYTE
+    )
 
 
 def peak(module: nn.Module, call: Callable[[], Any]) -> float:
@@ -48,7 +51,9 @@ def peak(module: nn.Module, call: Callable[[], Any]) -> float:
     return sum(told["Total"] for told in tracker.get_tracker_snapshot("peak").values()) / GIGABYTE - size(module)
 
 
-def family(unet_config: dict[str, Any], texts: list[nn.Module], encoders: list[nn.Module], plus: bool, side: int) -> str:
+def family(
+    unet_config: dict[str, Any], texts: list[nn.Module], encoders: list[nn.Module], plus: bool, side: int
+) -> str:
     """Return a row of the table."""
     unet = diffusers.UNet2DConditionModel(**unet_config).eval()
     vae = diffusers.AutoencoderKL(**VAE, sample_size=1024 if plus else 512).eval()
@@ -71,12 +76,20 @@ def family(unet_config: dict[str, Any], texts: list[nn.Module], encoders: list[n
         tap.subjects = [Influence([View(keys_values)], mask=torch.zeros(1, cells, cells))]
         denoising = peak(unet, lambda: unet(noisy, torch.tensor(5), states, added_cond_kwargs=told))
     decoding = peak(vae, lambda: vae.decode(torch.zeros(1, 4, cells, cells)))
-    vae.enable_tiling()
-    tiled = peak(vae, lambda: vae.decode(torch.zeros(1, 4, cells, cells)))
+    tile = min(cells, (1024 if plus else 512) // 8)  # diffusers tiles what is larger than the family's own pictures
+    tiled = peak(vae, lambda: vae.decode(torch.zeros(1, 4, tile, tile)))
     parts = [size(unet), size(*texts), size(*encoders), size(adapter), size(vae)]
     whole = sum(parts) + cache
     offloaded = max(parts[0] + parts[3] + cache + denoising, parts[4] + tiled, parts[1], parts[2])
-    cells_of_row = [*parts, cache, denoising, decoding, tiled, whole + max(denoising, decoding), whole + max(denoising, tiled)]
+    cells_of_row = [
+        *parts,
+        cache,
+        denoising,
+        decoding,
+        tiled,
+        whole + max(denoising, decoding),
+        whole + max(denoising, tiled),
+    ]
     return " | ".join(f"{number:5.2f}" for number in [*cells_of_row, offloaded])
 
 

@@ -135,7 +135,7 @@ class TestPlusPlus:
         hook = plus_plus.unet.register_forward_hook(lambda _, arguments, __: rows.append(len(arguments[0])))
         call(plus_plus, subject, mask_frozen_after=1)
         hook.remove()
-        assert rows == [1, 1, 1, 1, 1, 1, 1]  # text, subject and negative once, then subject and negative
+        assert rows == [1, 2, 2, 2]  # text once, then negative and subject in one call each time
 
     def test_frozen_at_nothing_and_a_guidance_of_one_work(self, plus_plus, subject):
         steps = call(plus_plus, subject, mask_frozen_after=0).masks.steps

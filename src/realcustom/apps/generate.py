@@ -72,7 +72,7 @@ def generate(options: argparse.Namespace) -> None:
         else _best(painter, cast, settings, picture_seeds(seeds[0], options.best_of), options)
     )
     pictures = []
-    for path, one in zip(outputs, painted, strict=False):
+    for path, one in zip(outputs[: len(painted)], painted, strict=True):
         target = beside(path, f"{ROUND}-1") if later else path
         pictures.append({"image": str(target), **one.told, **_write(one, target, options)})
     for path in outputs[len(painted) :]:
