@@ -51,6 +51,10 @@ class View:
             keys, values = keys * self.weights[..., None], values * self.weights[..., None]
         return self._kept(keys), self._kept(values)
 
+    def count(self, name: str) -> int:
+        """Return how many tokens act in layer `name`."""
+        return (self.keys_values[name][0] if self.kept is None else self.kept).shape[1]
+
     def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
         """Return what is added to the logits of layer `name`, as `[b, n, q, k]` broadcasts; None if that is nothing.
 
@@ -110,15 +114,11 @@ class Influence:
         biases = [view.bias(name, grid) for view in self.views]
         if len(biases) == 1 or all(bias is None for bias in biases):
             return biases[0]
-        tokens = [view.layer(name)[0] for view in self.views]
-        filled = [
-            torch.zeros((), device=key.device) if bias is None else bias
-            for bias, key in zip(biases, tokens, strict=True)
-        ]
-        outer = torch.broadcast_shapes(*(bias.shape[:-1] for bias in filled if bias.ndim))
-        return torch.cat(
-            [bias.to(key).expand(*outer, key.shape[1]) for bias, key in zip(filled, tokens, strict=True)], dim=-1
-        )
+        like = self.views[0].keys_values[name][0]
+        filled = [like.new_zeros(1, 1, 1, 1) if bias is None else bias.to(like) for bias in biases]
+        outer = torch.broadcast_shapes(*(bias.shape[:-1] for bias in filled))
+        counts = [view.count(name) for view in self.views]
+        return torch.cat([bias.expand(*outer, count) for bias, count in zip(filled, counts, strict=True)], dim=-1)
 
 
 def _joined(tokens: Sequence[Tensor]) -> Tensor:

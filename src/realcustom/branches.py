@@ -167,7 +167,10 @@ class Branches:
     @property
     def _fresh(self) -> bool:
         """Whether the UNet's deep blocks are called in this evaluation."""
-        return self._done % self.shortcuts.cache_interval == 0
+        return self._is_fresh(self._done)
+
+    def _is_fresh(self, evaluation: int) -> bool:
+        return evaluation % self.shortcuts.cache_interval == 0
 
     def _call(self, noisy: Tensor, timestep: Tensor, text: TextStates, branch: str) -> Tensor:
         known = nullcontext() if self._deep is None else self._deep.of(f"{branch} {len(noisy)}", fresh=self._fresh)
@@ -249,7 +252,7 @@ class Branches:
         """Return the predictions of all branches from one call, in the mask of the evaluation before; the first has its own."""
         if not subject.masks and subject.needs_text:
             self._text_for_the_mask(subject, noisy, timestep)
-        subject.find_mask(self._done == 0 or self._was_fresh)
+        subject.find_mask(self._done == 0 or self._is_fresh(self._done - 1))
         cascade, own = self.guidance.form == "cascade", self.shortcuts.mask_source == "generation"
         with_text = cascade or (subject.needs_text and not own and self._fresh)
         names = ("n" if self._guided else "") + ("t" if with_text else "") + "t"
@@ -261,10 +264,6 @@ class Branches:
         painted = parts[-1]
         text = parts[-2] if with_text else painted
         return parts[0] if self._guided else text, text, painted
-
-    @property
-    def _was_fresh(self) -> bool:
-        return (self._done - 1) % self.shortcuts.cache_interval == 0
 
     def _painted(
         self,

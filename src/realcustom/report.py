@@ -76,7 +76,7 @@ class SubjectReport:
 
     @property
     def name(self) -> str:
-        """The subject's word, where it is not alone with an occurrence that tells it from others."""
+        """The subject's word, quoted."""
         return repr(self.words[0].text)
 
     @property

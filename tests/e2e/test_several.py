@@ -156,6 +156,12 @@ class TestRounds:
         assert 0 <= left < right <= 32
         assert right - left == bottom - top
 
+    def test_no_mask_of_an_earlier_round_is_overwritten_unasked(self, generate, tmp_path):
+        (tmp_path / "last-round-1-mask.png").write_bytes(b"mine")
+        code, said = generate("--then", "a robot in the snow", "--save-masks", "-o", "last.png")
+        assert (code, "last-round-1-mask.png exists" in said.err) == (2, True), said.err
+        assert (tmp_path / "last-round-1-mask.png").read_bytes() == b"mine"
+
     def test_what_cannot_be_said_with_it_is_refused(self, generate):
         for extra, told in (
             (("--then", "a robot", "robot", "more"), "--then takes a prompt, and the word in it"),

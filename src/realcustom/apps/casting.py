@@ -97,9 +97,8 @@ class _Told:
 
 def _parse(text: str) -> _Told:
     """Return the parts of IMAGE:WORD:NAME=VALUE..., of which the name of the image may hold colons."""
-    *parts, last = text.split(":")
+    rest = text.split(":")
     said: dict[str, str] = {}
-    rest = [*parts, last]
     while len(rest) > 1 and "=" in rest[-1]:
         name, value = rest.pop().split("=", 1)
         if name in said:

@@ -18,9 +18,6 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import beside, keep, save, slug
 from realcustom.apps.picture_options import OPTIONS, picture_options, refuse_unused, told_by_option
 from realcustom.errors import InputError
-from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.ranking import Merit, best, merits
-from realcustom.loading import load_strictly
 from realcustom.painting import Painter, Painting, Source, random_seed, subjects_of
 from realcustom.pictures import mask_over, mask_picture, mask_strip, require_free, sheet
 from realcustom.placement import portrait_box
@@ -145,6 +142,10 @@ def _best(
         raise InputError(
             "--best-of ranks by judges that know the drawings of the embedded model alone; take --model stickers"
         )
+    from realcustom.evaluation.judges import SHIPPED, Judges  # here, so that no other picture waits for them
+    from realcustom.evaluation.ranking import Merit, best, merits
+    from realcustom.loading import load_strictly
+
     judges = load_strictly(Judges, SHIPPED)
     made: list[_Painted] = []
     found: list[Merit] = []
@@ -155,8 +156,7 @@ def _best(
         found += merits(judges, settings.prompt, painting.pictures, subjects, painting.masks.each[-1])
         made += [_Painted(painting, number, None, {"seed": seed}) for number, seed in enumerate(part)]
         print(f"{len(made)} of {len(seeds)}", file=sys.stderr)
-    kept = best(found)[: len(seeds)]
-    return [replace(made[number], told={**made[number].told, **asdict(found[number])}) for number in kept]
+    return [replace(made[number], told={**made[number].told, **asdict(found[number])}) for number in best(found)]
 
 
 def _next_round(painter: Painter, before: _Painted, settings: PictureSettings) -> _Painted:
@@ -190,10 +190,11 @@ def _outputs(options: argparse.Namespace, seeds: Sequence[int], files: Mapping[s
     base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
     count = options.best_of or len(seeds)
     paths = [base] if count == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(count)]
-    kinds = ["", *(f"{ROUND}-{number}" for number in range(1, rounds + 1))]
+    kinds = [""]
     kinds += [TWIN, SIDE_BY_SIDE] if options.twin else []
     kinds += [MASK, MASK_OVER, MASK_STRIP] if options.save_masks else []
-    for path in paths:
+    earlier = [beside(path, f"{ROUND}-{number}") for path in paths for number in range(1, rounds + 1)]
+    for path in [*paths, *earlier]:
         for kind in kinds:
             require_free(beside(path, kind), overwrite=options.overwrite)
         older = _step_masks(path) if options.save_masks else []
