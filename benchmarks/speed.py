@@ -2,9 +2,11 @@
 
     python benchmarks/speed.py [--models sdxl-shaped stickers] [--batch-sizes 1 4 8] [--steps 25] [--rounds 3]
 
-All ways are run in turn within one process, `--rounds` times, and each ratio is that of the medians. "sdxl-shaped" has the
-blocks of Stable Diffusion XL at a 1/5 of its widths and random weights, latents of 32 x 32, and a subject of 729 tokens;
-"stickers" is the embedded model, of which is also printed how much a faster way changes: the overlap of its masks with those
+All ways are run in turn within one process, `--rounds` times (once only for more than one picture), and each ratio is that of
+the medians; FLOPs are counted for one picture at a time. "sdxl-shaped" has the blocks of Stable Diffusion XL at a 1/5 of its
+widths and random weights, latents of 32 x 32, and a subject of 729 tokens; "two calls of the stock UNet" is what its steps
+cost if each calls the UNet first with one row a picture, then with two, whatever it computes in them: on a processor a small
+call costs more than its share. "stickers" is the embedded model, of which is also printed how much a faster way changes: the overlap of its masks with those
 of the exact way of its kind of guidance, and the mean difference of the pictures in levels of 255. Latents are not decoded.
 Peak memory is the highest resident size of the process during a run (Linux).
 """
@@ -166,6 +168,20 @@ def stickers() -> tuple[RealCustomPipeline, None, Image.Image]:
     return RealCustomPipeline.from_pretrained("stickers"), None, Image.open(sorted(EXAMPLES.glob("*.png"))[0])
 
 
+def stock_calls(unet: diffusers.UNet2DConditionModel) -> Callable[[int, int], Any]:
+    """Return what calls a UNet, as diffusers made it, with one and with two rows a picture in every step."""
+
+    @torch.no_grad()
+    def run(count: int, steps: int) -> None:
+        for step in range(steps):
+            for rows in (count, 2 * count):
+                more = {"text_embeds": torch.zeros(rows, 128), "time_ids": torch.zeros(rows, 6)}
+                given = torch.zeros(rows, 4, 32, 32), torch.tensor(step), torch.zeros(rows, 77, 256)
+                unet(*given, added_cond_kwargs=more)
+
+    return run
+
+
 def ways_of(model: str) -> dict[str, Way]:
     """Return every way of running a model; the first is what the others are compared with."""
     ours, theirs, subject = {"sdxl-shaped": sdxl_shaped, "stickers": stickers}[model]()
@@ -186,6 +202,7 @@ def ways_of(model: str) -> dict[str, Way]:
     if theirs is not None:
         fresh = diffusers.StableDiffusionXLPipeline.from_pipe(theirs, unet=sdxl_shaped()[0].unet)
         fresh.set_progress_bar_config(disable=True)
+        ways["two calls of the stock UNet"] = Way(stock_calls(sdxl_shaped()[0].unet))
         ways["IP-Adapter, by diffusers"] = Way(with_ip_adapter(fresh))
     return ways
 
@@ -210,9 +227,10 @@ def measure(ways: dict[str, Way], count: int, steps: int, rounds: int) -> None:
     """Run all ways in turn."""
     for way in ways.values():
         way.seconds, way.peak = [], 0.0
-        with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
-            way.output = way.run(count, steps)
-        way.flops = counter.get_total_flops()
+        if not way.flops:
+            with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+                way.output = way.run(1, steps)
+            way.flops = counter.get_total_flops()
     for _ in range(rounds):
         for way in ways.values():
             known = reset_peak()
@@ -247,12 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for model in options.models:
         ways = ways_of(model)
         for count in options.batch_sizes:
-            measure(ways, count, options.steps, options.rounds)
+            measure(ways, count, options.steps, options.rounds if count == 1 else 1)
             first = next(iter(ways.values()))
             base = statistics.median(first.seconds)
-            print(
-                f"\n{model}, {count} at a time: {base:.2f} s, {first.flops / 1e9:.0f} GFLOP, {first.peak:.0f} MB plain"
-            )
+            print(f"\n{model}, {count} at a time: plain takes {base:.2f} s and {first.peak:.0f} MB")
             print(f"{'':50} {'wall':>6} {'counted':>8} {'memory':>7}")
             for name, way in ways.items():
                 ratios = (statistics.median(way.seconds) / base, way.flops / first.flops, way.peak / max(first.peak, 1))

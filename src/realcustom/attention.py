@@ -22,6 +22,9 @@ from realcustom.errors import InputError
 from realcustom.masks import resize_mask
 from realcustom.placement import nearness
 
+CALLED = ("down_blocks", "mid_block", "up_blocks")
+"""Beginnings of the names of a UNet's layers, in the order in which it calls them."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -167,6 +170,14 @@ class AttentionTap:
             raise InputError(f"a layer of {cells} cells does not belong to a latent of {self.latent_size}")
         return height, width
 
+    def recording(self, unet: UNet2DConditionModel) -> list[str]:
+        """Return the names of the layers that record, in the order in which the UNet calls them."""
+        watched = tuple(self.watched) or ""
+        cross = cross_attention_layers(unet)
+        every = [name.removesuffix(".processor") for name in unet.attn_processors]
+        names = [name for name in every if (name.startswith(watched) if name in cross else self.spreads)]
+        return sorted(names, key=lambda name: CALLED.index(name.split(".")[0]))
+
     def watched_rows(self, batch: int) -> slice:
         """Return which samples of a batch are recorded."""
         assert self.word is not None
@@ -258,9 +269,9 @@ class SubjectAttnProcessor:
         visual = [self._attend(cells[-acting:], query[-acting:], subject) for subject in self.tap.subjects]
         if self.tap.strengths is not None:
             self.tap.strengths[self.name] = torch.stack(
-                [_root_mean_square(one) / _root_mean_square(textual) for one in visual]
+                [_magnitude(one) / _magnitude(textual) for one in visual]
             )
-        customized = textual + torch.stack(visual).sum(dim=0)
+        customized = sum(visual, textual)
         return torch.cat([before, customized]) if len(before) else customized
 
     def _record(self, query: Tensor, key: Tensor, attention_mask: Tensor | None, word: Tensor) -> None:
@@ -272,9 +283,10 @@ class SubjectAttnProcessor:
         )  # scaled first: float16 is narrow
         if attention_mask is not None:
             logits = logits + attention_mask[rows]
-        column = torch.einsum("bnqt,bt...->bq...", logits.float().softmax(dim=-1), word.float()) / query.shape[1]
+        words = word.float().view(len(word), 1, word.shape[1], -1)
+        columns = (logits.float().softmax(dim=-1) @ words).mean(dim=1)
         height, width = self.tap.grid(query.shape[2])
-        self.tap.maps[self.name] = column.unflatten(1, (height, width))
+        self.tap.maps[self.name] = columns.view(len(word), height, width, *word.shape[2:])
 
     def _attend(self, cells: Tensor, query: Tensor, subject: Influence) -> Tensor:
         """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12)."""
@@ -285,10 +297,11 @@ class SubjectAttnProcessor:
         bias = subject.bias(self.name, grid)
         bias = None if bias is None else bias.to(query.dtype)
         visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
-        mask = subject.mask_on(self.name, grid, self.tap.resize)
-        if mask is not None:
-            visual = visual * mask.to(visual.dtype)
-        return visual if subject.scale is None else rearrange(subject.scale, "b -> b 1 1").to(visual.dtype) * visual
+        where = subject.mask_on(self.name, grid, self.tap.resize)
+        if subject.scale is not None:
+            scale = rearrange(subject.scale, "b -> b 1 1")
+            where = scale if where is None else where * scale
+        return visual if where is None else visual * where.to(visual.dtype)
 
 
 class SelfAttnProcessor:
@@ -315,8 +328,8 @@ def _join_heads(tensor: Tensor) -> Tensor:
     return rearrange(tensor, "b n m d -> b m (n d)")
 
 
-def _root_mean_square(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().square().mean(dim=(1, 2)).sqrt()
+def _magnitude(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor.detach(), dim=(1, 2), dtype=torch.float32)
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:

@@ -33,7 +33,7 @@ class Shortcuts:
 
     mask_source: MaskSource = "text"
     """Where the mask of an evaluation comes from: "text", a T2I call of the same evaluation; "encoder", the same call, ended
-    before the UNet decodes, of whose layers before that the mask is made; "previous", T2I of the evaluation before, so that
+    before the UNet decodes, the mask made of the layers before that; "previous", T2I of the evaluation before, so that
     all branches are one batch; "generation", TI2I's own attention to the text in the evaluation before, so that there is no
     T2I call but the first. "encoder" and "generation" need direct guidance, which does without T2I's prediction."""
     guidance_start: float = 0.0
@@ -79,21 +79,21 @@ class DeepFeatures:
         return remembering
 
 
-class _EncoderDone(Exception):
-    """The UNet is about to decode."""
+class _Done(Exception):
+    """The UNet has called the layer after which nothing is wanted of it."""
 
 
 @contextmanager
-def encoder_only(unet: UNet2DConditionModel) -> Iterator[None]:
-    """End UNet calls inside the `with` block before the UNet decodes."""
+def ended_after(layer: nn.Module) -> Iterator[None]:
+    """End a UNet call, and with it the `with` block, as soon as a layer of the UNet has been called."""
 
     def end(*_: Any) -> None:
-        raise _EncoderDone
+        raise _Done
 
-    handle = unet.up_blocks[0].register_forward_pre_hook(end)
+    handle = layer.register_forward_hook(end)
     try:
         yield
-    except _EncoderDone:
+    except _Done:
         pass
     finally:
         handle.remove()
@@ -207,10 +207,9 @@ class Branches:
         return unconditional, from_text, painted if len(rows) == len(noisy) else from_text.index_copy(0, rows, painted)
 
     def _direct(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the negative prediction and TI2I's twice (RC++); T2I is run while the mask comes from it, and thrown away."""
-        from_text = None
+        """Return the negative prediction and TI2I's twice (RC++); T2I is run while the mask comes from it, and so far."""
         if subject.needs_text and self._fresh:
-            from_text = self._text_for_the_mask(subject, noisy, timestep)
+            self._look(subject, noisy, timestep)
         subject.find_mask(self._fresh)
         rows = subject.acting_rows()
         if not len(rows):
@@ -221,9 +220,7 @@ class Branches:
             return unconditional, painted, painted
         painted = self._painted(subject, noisy, timestep, rows)
         if len(rows) < len(noisy):
-            if from_text is None:
-                from_text = self._call(noisy, timestep, self.text, "text")
-            painted = from_text.index_copy(0, rows, painted)
+            painted = self._call(noisy, timestep, self.text, "text").index_copy(0, rows, painted)
         if not self._guided:
             return painted, painted, painted
         if self.negative_references is None:
@@ -239,19 +236,19 @@ class Branches:
             unconditional, painted = self._call(noisy.repeat(2, 1, 1, 1), timestep, self._texts("nt"), "nt").chunk(2)
         return unconditional, painted
 
-    def _text_for_the_mask(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> Tensor | None:
-        """Let T2I find where the words look; return its prediction, None if it is not run to the end."""
+    def _look(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> None:
+        """Let T2I find where the words look; it ends with the last layer that records."""
         with subject.watching():
-            if self.shortcuts.mask_source != "encoder":
-                return self._call(noisy, timestep, self.text, "text")
-            with encoder_only(self.unet):
-                self._call(noisy, timestep, self.text, "encoder")
-        return None
+            names = subject.tap.recording(self.unet)
+            if self.shortcuts.mask_source == "encoder":
+                names = [name for name in names if name.startswith(ENCODER)]
+            with ended_after(self.unet.get_submodule(names[-1])):
+                self._call(noisy, timestep, self.text, "mask")
 
     def _in_one_batch(self, subject: Customization, noisy: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the predictions of all branches from one call, in the mask of the evaluation before; the first has its own."""
         if not subject.masks and subject.needs_text:
-            self._text_for_the_mask(subject, noisy, timestep)
+            self._look(subject, noisy, timestep)
         subject.find_mask(self._done == 0 or self._is_fresh(self._done - 1))
         cascade, own = self.guidance.form == "cascade", self.shortcuts.mask_source == "generation"
         with_text = cascade or (subject.needs_text and not own and self._fresh)

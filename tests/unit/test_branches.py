@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from realcustom.branches import DeepFeatures, encoder_only
+from realcustom.branches import DeepFeatures, ended_after
 from realcustom.errors import InputError, OutOfMemory
 
 PROMPT, STEPS = "a dog on the beach", 4
@@ -101,18 +101,32 @@ def test_the_encoders_mask_is_that_of_its_layers(tiny, pipe, subject):
     torch.testing.assert_close(short, make(whole, subject, **DIRECT).masks.steps, atol=1e-5, rtol=0)
 
 
-def test_a_call_that_ends_before_the_decoder_leaves_the_unet_as_it_was(tiny):
+@torch.no_grad()
+def test_a_call_that_ends_early_leaves_the_unet_as_it_was(tiny):
     unet = tiny.unet()
     given = torch.randn(1, 4, 8, 8), torch.tensor(10), torch.randn(1, 5, 32)
     called = []
     handle = unet.up_blocks[0].register_forward_hook(lambda *_: called.append(1))
-    with torch.no_grad():
-        before = unet(*given).sample
-        with encoder_only(unet):
-            unet(*given)
-        assert called == [1]
-        assert torch.equal(unet(*given).sample, before)
+    before = unet(*given).sample
+    with ended_after(unet.mid_block):
+        unet(*given)
+    assert called == [1]
+    assert torch.equal(unet(*given).sample, before)
     handle.remove()
+
+
+@pytest.mark.parametrize(("layers", "refined"), [([], False), (["mid_block"], False), ([], True)])
+def test_with_direct_guidance_the_text_branch_ends_where_nothing_more_is_recorded_and_gives_the_same_mask(
+    tiny, subject, layers, refined
+):
+    chosen = {**DIRECT, "mask_frozen_after": 1, "mask_refined": refined}
+    pipe, called = tiny.pipeline(mask_layers=layers), []
+    handle = pipe.unet.conv_out.register_forward_hook(lambda _, given, __: called.append(len(given[0])))
+    direct = make(pipe, subject, **chosen)
+    handle.remove()
+    assert called == [2] * STEPS  # unconditional and TI2I; never T2I
+    cascade = make(pipe, subject, **{**chosen, "guidance": "cascade"})
+    torch.testing.assert_close(direct.masks.steps[0], cascade.masks.steps[0], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

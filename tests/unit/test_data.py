@@ -424,6 +424,7 @@ class TestExamples:
         )
         assert batch.captions == ["a", "b"]
         assert (batch.regions.shape if known else batch.regions) == ((2, 2, 2) if known else None)
+        assert batch.foregrounds is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ class Example:
     reference: np.ndarray
     """`[h, w, 3]` uint8; the picture itself where the source has no second picture of the subject."""
     region: np.ndarray | None = None
-    """`[h, w]` float32 in [0, 1], where the subject is, if the source knows: to measure, and to weight the error."""
+    """`[h, w]` float32 in [0, 1], where the subject is, if the source knows; only ever used to measure."""
+    foreground: np.ndarray | None = None
+    """`[h, w]` float32 in [0, 1], where the subject or another thing is, if the source knows: to weight the error."""
     frames: tuple[Frame, Frame] = (WHOLE, WHOLE)
     """Where the subject lies in the picture and in the reference; alike where one is the other."""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +59,8 @@ class Batch:
     """`[b, 2, 3]` float32: centre y, centre x and size of the subject in the picture and in the reference."""
     regions: Tensor | None = None
     """`[b, h, w]` float32 in [0, 1], if the source knows them."""
+    foregrounds: Tensor | None = None
+    """Likewise."""
     facts: Sequence[Mapping[str, str]] = ()
 
 
@@ -67,13 +71,19 @@ def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Return the examples as one batch."""
-    regions = [example.region for example in examples if example.region is not None]
     return Batch(
         pixels=to_pixels([example.picture for example in examples]),
         captions=[example.caption for example in examples],
         words=[example.word for example in examples],
         references=to_pixels([example.reference for example in examples]),
         frames=torch.tensor([example.frames for example in examples]),
-        regions=torch.from_numpy(np.stack(regions)) if len(regions) == len(examples) else None,
+        regions=_stacked([example.region for example in examples]),
+        foregrounds=_stacked([example.foreground for example in examples]),
         facts=[example.facts for example in examples],
     )
+
+
+def _stacked(maps: Sequence[np.ndarray | None]) -> Tensor | None:
+    """Return maps as one tensor; None if the source does not know all of them."""
+    known = [one for one in maps if one is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(maps) else None

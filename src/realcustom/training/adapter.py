@@ -60,8 +60,8 @@ class AdapterRecipe(Options):
     centre, as a share of its size; that of the logarithm of its size is twice as large. Frames of masks err like this."""
     timestep_shift: PositiveFloat = 1.0
     """Above 1, noisy timesteps are drawn more often: that is where a reference decides (see `draw_noisy`)."""
-    subject_weight: PositiveFloat = 1.0
-    """How much an error on the subject counts, against one elsewhere; needs a source that knows where its subjects are."""
+    foreground_weight: PositiveFloat = 1.0
+    """How much an error on a thing counts, against one behind it; needs a source that knows where its things are."""
     lowest_token_ratio: float = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
     scoring_rate: float = 1.0
@@ -172,9 +172,9 @@ class _ReferenceObjective(ABC, Generic[Trained]):
                 "an adapter that places its tokens learns from a source that knows where its subjects are: stickers; "
                 "take adapter.placed=false for folders"
             )
-        if recipe.subject_weight != 1 and recipe.data.source == "folder":
+        if recipe.foreground_weight != 1 and recipe.data.source == "folder":
             raise InputError(
-                "subject_weight needs a source that knows where its subjects are: stickers; take 1 for folders"
+                "foreground_weight needs a source that knows where its things are: stickers; take 1 for folders"
             )
         self._scoring_gradients: dict[str, float] = {}
         for name, parameter in self.adapter.scoring.named_parameters() if self.adapter.scoring else ():
@@ -214,10 +214,10 @@ class _ReferenceObjective(ABC, Generic[Trained]):
 
     def _cell_weights(self, batch: Batch, noisy: NoisyBatch) -> Tensor | None:
         """Return what an error in each cell counts, `[b, h, w]`; None if all count the same."""
-        if self.recipe.subject_weight == 1 or batch.regions is None:
+        if self.recipe.foreground_weight == 1 or batch.foregrounds is None:
             return None
-        covered = area_mask(batch.regions.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
-        return 1 + (self.recipe.subject_weight - 1) * covered
+        covered = area_mask(batch.foregrounds.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
+        return 1 + (self.recipe.foreground_weight - 1) * covered
 
     def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""

@@ -85,6 +85,8 @@ class Scene:
     """`[h, w, 3]` uint8."""
     region: np.ndarray
     """`[h, w]` float32 in [0, 1]: how much of each pixel the thing covers."""
+    foreground: np.ndarray
+    """Likewise of the thing, of what it wears and of what is beside it."""
     caption: str
     word: str
     """The phrase in the caption that names the thing."""
@@ -269,7 +271,9 @@ class SceneSource:
         elif self.reference == "drawing":
             shown, frame = bare(subject, self.reference_side), BARE.frame
         frames = (scene.pose.frame, frame)
-        return Example(scene.picture, scene.caption, scene.word, shown, scene.region, frames, facts)
+        return Example(
+            scene.picture, scene.caption, scene.word, shown, scene.region, scene.foreground, frames, facts
+        )
 
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
@@ -334,15 +338,18 @@ class SceneSource:
         pose = self._pose(rng)
         worn, beside = self._extras(rng, {*word.split(), *drawing.noun.split()})
         canvas = self._background(rng, place, self.side)
+        foreground = np.zeros(canvas.shape[:2], np.float32)
         if beside is not None:
-            canvas = place_drawing(canvas, self.store.pixels[beside], self._beside(rng, pose))[0]
+            canvas, foreground = place_drawing(canvas, self.store.pixels[beside], self._beside(rng, pose))
         if worn is None:
             picture, region = place_drawing(canvas, rgba, pose)
+            foreground = np.maximum(foreground, region)
         else:
             fit, item = WORN[self.store.drawings[worn].noun], self.store.pixels[worn]
             pose, on_it = with_headroom(pose, ink_box(rgba), ink_box(item), fit)
             bare_picture, region = place_drawing(canvas, rgba, pose)
             picture, covered = place_drawing(bare_picture, item, on_it)
+            foreground = np.maximum(region, covered)
             region = region * (1 - covered)
         where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
         extras = {
@@ -350,7 +357,7 @@ class SceneSource:
             for name, other in (("worn", worn), ("beside", beside))
         }
         said_so = caption(thing, where, rng, **extras)
-        return Scene(picture, region, said_so, word, place.name, pose, row, colour, turn, **extras), subject
+        return Scene(picture, region, foreground, said_so, word, place.name, pose, row, colour, turn, **extras), subject
 
     def _extras(self, rng: np.random.Generator, names: set[str]) -> tuple[int | None, int | None]:
         """Return the rows of what the thing wears and of what is beside it, whose nouns say none of its names."""
