@@ -4,11 +4,11 @@
 
 All ways are run in turn within one process, `--rounds` times (once only for more than one picture), and each ratio is that of
 the medians; FLOPs are counted for one picture at a time. "sdxl-shaped" has the blocks of Stable Diffusion XL at a 1/5 of its
-widths and random weights, latents of 32 x 32, and a subject of 729 tokens; "two calls of the stock UNet" is what its steps
-cost if each calls the UNet first with one row a picture, then with two, whatever it computes in them: on a processor a small
-call costs more than its share. "stickers" is the embedded model, of which is also printed how much a faster way changes: the overlap of its masks with those
-of the exact way of its kind of guidance, and the mean difference of the pictures in levels of 255. Latents are not decoded.
-Peak memory is the highest resident size of the process during a run (Linux).
+widths and random weights, latents of 32 x 32, and a subject of 729 tokens; "two calls of the stock UNet" is what its steps cost
+if each calls the UNet first with one row a picture, then with two, whatever it computes in them: on a processor a small call
+costs more than its share. "stickers" is the embedded model, of which is also printed how much a faster way changes: the overlap
+of its masks with those of the exact way of its kind of guidance, and the root mean square difference of the latents. Latents
+are not decoded. Peak memory is the highest resident size of the process during a run (Linux).
 """
 
 from __future__ import annotations

@@ -268,9 +268,7 @@ class SubjectAttnProcessor:
         textual, before = output[-acting:], output[:-acting]
         visual = [self._attend(cells[-acting:], query[-acting:], subject) for subject in self.tap.subjects]
         if self.tap.strengths is not None:
-            self.tap.strengths[self.name] = torch.stack(
-                [_magnitude(one) / _magnitude(textual) for one in visual]
-            )
+            self.tap.strengths[self.name] = torch.stack([_magnitude(one) / _magnitude(textual) for one in visual])
         customized = sum(visual, textual)
         return torch.cat([before, customized]) if len(before) else customized
 

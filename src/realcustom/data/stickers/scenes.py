@@ -271,9 +271,7 @@ class SceneSource:
         elif self.reference == "drawing":
             shown, frame = bare(subject, self.reference_side), BARE.frame
         frames = (scene.pose.frame, frame)
-        return Example(
-            scene.picture, scene.caption, scene.word, shown, scene.region, scene.foreground, frames, facts
-        )
+        return Example(scene.picture, scene.caption, scene.word, shown, scene.region, scene.foreground, frames, facts)
 
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
