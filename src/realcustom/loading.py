@@ -303,10 +303,13 @@ def require_tokenizer(folder: Path) -> None:
         raise InputError(f"{folder} holds no vocabulary ({', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]})")
 
 
-def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
+def load_strictly(
+    component: Any, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None, **made: Any
+) -> Any:
     """Return a diffusers or transformers model from a folder, all of whose tensors were in its safetensors file.
 
-    It holds numbers of type `dtype` whatever the file holds, and is in evaluation mode.
+    It holds numbers of type `dtype` whatever the file holds, and is in evaluation mode. Whatever is given beside is how the
+    class makes it.
 
     Raises:
         CheckpointMismatch: tensors are missing, unexpected or of another shape.
@@ -321,6 +324,7 @@ def load_strictly(component: Any, folder: Path, dtype: torch.dtype = torch.float
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **made,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"could not load {component.__name__} from {folder}: {error}") from error

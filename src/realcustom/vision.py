@@ -20,8 +20,8 @@ from realcustom.errors import InputError
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, Dinov2WithRegistersModel, SiglipVisionModel
 
-_OF_DINO = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_OF_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+OF_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OF_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _OF_SIGLIP = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 """Mean and standard deviation of the pixels that each encoder was trained with."""
 
@@ -48,7 +48,7 @@ def clip_features(
     """
     side = encoder.config.image_size
     resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    states = encoder(_normalized(resized, _OF_CLIP).to(encoder.dtype), output_hidden_states=True).hidden_states
+    states = encoder(normalized(resized, OF_CLIP).to(encoder.dtype), output_hidden_states=True).hidden_states
     return ImageFeatures(states[-2])
 
 
@@ -98,8 +98,8 @@ def _side_by_side(
     levels = (pixels * 255 + 1e-3).floor().clamp(
         0, 255
     ) / 255  # of 8 bits, as the encoders were fed; rounding is no level
-    by_siglip = siglip(_normalized(levels, _OF_SIGLIP).to(siglip.dtype), output_hidden_states=True).hidden_states
-    by_dino = dino(_normalized(levels, _OF_DINO).to(dino.dtype), output_hidden_states=True).hidden_states
+    by_siglip = siglip(normalized(levels, _OF_SIGLIP).to(siglip.dtype), output_hidden_states=True).hidden_states
+    by_dino = dino(normalized(levels, OF_IMAGENET).to(dino.dtype), output_hidden_states=True).hidden_states
     beside_patches = 1 + dino.config.num_register_tokens
     return [
         torch.cat([by_siglip[one + 1], by_dino[other + 1][:, beside_patches:].to(by_siglip[one + 1])], dim=-1)
@@ -107,7 +107,10 @@ def _side_by_side(
     ]
 
 
-def _normalized(pixels: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+def normalized(
+    pixels: Float[Tensor, "*b 3 h w"], statistics: tuple[Sequence[float], Sequence[float]]
+) -> Float[Tensor, "*b 3 h w"]:
+    """Return pixels in [0, 1] less a mean, over a standard deviation, each of them one number a channel."""
     mean, deviation = (pixels.new_tensor(list(values)).view(3, 1, 1) for values in statistics)
     return (pixels - mean) / deviation
 

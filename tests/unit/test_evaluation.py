@@ -15,8 +15,9 @@ from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
+from realcustom.evaluation.output import Settings
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import ROWS, Settings, judge, make_pictures, summarise
+from realcustom.evaluation.run import ROWS, judge, make_pictures, summarise
 
 SIDE, COUNT = 32, 8
 
@@ -165,7 +166,7 @@ class TestJudges:
 
 
 class TestRun:
-    SETTINGS = Settings(count=COUNT, batch_size=2, num_inference_steps=2)
+    SETTINGS = Settings(batch_size=2, num_inference_steps=2)
 
     @pytest.fixture(scope="class")
     def folder(self, tiny, bench, tmp_path_factory):
@@ -200,15 +201,13 @@ class TestRun:
         with pytest.raises(InputError, match="holds pictures made with another subject_guidance_scale"):
             make_pictures(other, bench, self.SETTINGS, folder, lambda *_: None)
         with pytest.raises(InputError, match="holds pictures made with another guidance_scale"):
-            make_pictures(tiny.pipeline(), bench, Settings(count=COUNT, batch_size=2, num_inference_steps=2, guidance_scale=9),
+            make_pictures(tiny.pipeline(), bench, Settings(batch_size=2, num_inference_steps=2, guidance_scale=9),
                           folder, lambda *_: None)  # fmt: skip
 
     def test_a_refused_run_does_not_claim_its_folder(self, tiny, bench, tmp_path):
         with pytest.raises(InputError, match="num_inference_steps"):
-            make_pictures(
-                tiny.pipeline(), bench, Settings(count=COUNT, num_inference_steps=0), tmp_path, lambda *_: None
-            )
-        make_pictures(tiny.pipeline(), bench, Settings(count=COUNT, num_inference_steps=1), tmp_path, lambda *_: None)
+            make_pictures(tiny.pipeline(), bench, Settings(num_inference_steps=0), tmp_path, lambda *_: None)
+        make_pictures(tiny.pipeline(), bench, Settings(num_inference_steps=1), tmp_path, lambda *_: None)
         (tmp_path / "run.json").unlink()
         with pytest.raises(InputError, match=r"holds pictures, but no run\.json"):
             make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)

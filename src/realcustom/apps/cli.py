@@ -444,21 +444,25 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         epilog=_examples(
             "evaluate --output runs/evaluation",
             "evaluate --output runs/first-look --count 64 --steps 15 --scheduler dpm++",
+            "evaluate --benchmark dreambench --photographs dreambooth/dataset --subjects cat can --output runs/dreambench",
         ),
         formatter_class=_Help,
     )
     add = parser.add_argument
-    add("--benchmark", choices=("stickers",), default="stickers", help="which one")
     add(
-        "--split", choices=("validation", "test"), default="validation",
-        help="validation for every choice; test once, for a model card",
+        "--benchmark", default="stickers", metavar="NAME",
+        help="stickers, dreambench, dreambench-pairs, or a folder with a benchmark.jsonl of its own",
+    )  # fmt: skip
+    add(
+        "--split", choices=("validation", "test"),
+        help="of stickers: validation, the default, for every choice; test once, for a model card",
     )  # fmt: skip
     add("--model", default="stickers", help="embedded model, folder or hub id")
     add(
-        "--drawings", type=_file, default=Path("runs/stickers/drawings"), metavar="FOLDER",
-        help="what realcustom data stickers has written",
+        "--drawings", type=_file, metavar="FOLDER",
+        help="of stickers: what realcustom data stickers has written; runs/stickers/drawings if not given",
     )  # fmt: skip
-    add("--judges", type=_file, metavar="FOLDER", help="the judges; the ones that ship if not given")
+    add("--judges", type=_file, metavar="FOLDER", help="of stickers: the judges; the ones that ship if not given")
     add(
         "--output",
         "-o",
@@ -467,7 +471,17 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="for pictures and report; gone on with if there",
     )
-    add("--count", type=int, default=400, metavar="N", help="how many subjects under sentences")
+    add("--count", type=int, metavar="N", help="of stickers: how many subjects under sentences; 400 if not given")
+    add("--photographs", type=_file, metavar="FOLDER", help="of dreambench: its dataset, a folder for each subject")
+    add(
+        "--pictures", type=_file, metavar="FOLDER",
+        help="of photographs: measure these pictures, SUBJECT/PROMPT-SEED.png, and make none",
+    )  # fmt: skip
+    add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
+    add("--prompts", type=int, metavar="N", help="of dreambench: only the first N of 25 sentences")
+    add("--seeds", type=int, metavar="N", help="of photographs: how many pictures of each sentence; 4 if not given")
+    for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
+        add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
     add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
     add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")

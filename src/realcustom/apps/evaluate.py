@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import diffusers
 
@@ -11,38 +15,59 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.picture_options import told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
+from realcustom.evaluation import photographs
 from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_cases
+from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
+from realcustom.evaluation.output import Settings, claim
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import Settings, judge, make_pictures, summarise
+from realcustom.evaluation.photo_page import write_page
+from realcustom.evaluation.run import judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.painting import rehearse, take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
 
+DRAWINGS = Path("runs/stickers/drawings")
+"""Where `realcustom data stickers` writes if it is not told otherwise in the docs."""
+
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Make what pictures are missing, judge them all and write the report.
+    """Make what pictures are missing, measure them all and write the report.
 
     Raises:
         InputError: something that is needed is missing, or the output holds something else.
     """
     quiet_libraries()
-    for name, count in (("--count", options.count), ("--batch-size", options.batch_size)):
-        if count < 1:
-            raise InputError(f"{name} must be at least 1, but is {count}")
-    folder = resolve(options.model)
-    checkpoints = training_history(folder)
-    store = DrawingStore.load(options.drawings)
-    judges_folder = options.judges or SHIPPED
-    if not (judges_folder / "config.json").is_file():
-        raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
-    judges = load_strictly(Judges, judges_folder)
-    pipeline = to_device(RealCustomPipeline.from_pretrained(folder), options.device)
+    for name in ("count", "batch_size", "prompts", "seeds"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
+    if options.benchmark == "stickers":
+        _refuse(options, "benchmarks of photographs", _OF_PHOTOGRAPHS)
+        _evaluate_stickers(options)
+    else:
+        _refuse(options, "stickers", _OF_STICKERS)
+        _evaluate_photographs(options)
+
+
+_OF_STICKERS = ("split", "count", "drawings", "judges")
+_OF_PHOTOGRAPHS = ("photographs", "pictures", "subjects", "prompts", "seeds", "clip", "dino", "segmenter")
+"""Options that only one kind of benchmark knows."""
+
+
+def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
+    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
+
+
+def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings]:
+    """Return the model that is measured, and how it makes pictures."""
+    pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(options.model)), options.device)
     take_scheduler(pipeline, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     settings = Settings(
-        count=options.count,
         batch_size=options.batch_size,
         num_inference_steps=options.steps,
         guidance_scale=options.guidance_scale,
@@ -50,19 +75,90 @@ def evaluate(options: argparse.Namespace) -> None:
         mask_scope=options.mask_scope,
         token_ratio=options.token_ratio,
     )
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    bench = StickerBench(store, options.split, options.count, side)
     with told_by_option():
         rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
+    return pipeline, settings
+
+
+def _evaluate_stickers(options: argparse.Namespace) -> None:
+    checkpoints = training_history(resolve(options.model))
+    store = DrawingStore.load(options.drawings or DRAWINGS)
+    judges_folder = options.judges or SHIPPED
+    if not (judges_folder / "config.json").is_file():
+        raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
+    judges = load_strictly(Judges, judges_folder)
+    pipeline, settings = _pipeline(options)
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    bench = StickerBench(store, options.split or "validation", options.count or 400, side)
+    with told_by_option():
         about = make_pictures(pipeline, bench, settings, options.output, _say)
     records = judge(bench, judges, options.output)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
     write_report(report, records, bench, options.output)
+    _print_rows(report)
+    print(options.output / "report.html")
+
+
+def _evaluate_photographs(options: argparse.Namespace) -> None:
+    cases, output = _cases(options), options.output
+    encoders = load_encoders(
+        **{name: getattr(options, name) for name in ("clip", "dino", "segmenter") if getattr(options, name) is not None}
+    )
+    if options.pictures is not None:
+        photographs.require_pictures(cases, options.pictures)
+        about: dict[str, Any] = {"cases": digest(cases), "count": len(cases), "made by": str(options.pictures)}
+        folders = {"subject": options.pictures}
+        claim(output, about)
+    else:
+        pipeline, settings = _pipeline(options)
+        with told_by_option():
+            about = photographs.make_pictures(pipeline, cases, settings, output, _say)
+        folders = {row: output / row for row in photographs.MADE}
+        photographs.write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
+    records = photographs.score(cases, encoders, folders)
+    report = photographs.summarise(
+        records,
+        {
+            "benchmark": str(options.benchmark),
+            **about,
+            "encoders": encoders.names(),
+            "diffusers": diffusers.__version__,
+        },
+    )
+    photographs.write_lines(records, output / "records.jsonl")
+    (output / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+    write_page(report, records, cases, folders, output / "report.html")
+    for name, told in report["encoders"].items():
+        print(f"{name:11}{told}")
+    _print_rows(report)
+    print(output / "report.html")
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    """Return the work list that the options name."""
+    seeds = options.seeds or 4
+    if options.benchmark not in ("dreambench", "dreambench-pairs"):
+        if options.photographs is not None or options.subjects is not None or options.prompts is not None:
+            raise InputError("--photographs, --subjects and --prompts are for dreambench; a folder lists its own")
+        return listed_cases(Path(options.benchmark), seeds)
+    if options.photographs is None:
+        raise InputError(
+            "DreamBench needs its photographs: --photographs FOLDER, the dataset of github.com/google/dreambooth"
+        )
+    return dreambench_cases(
+        options.photographs,
+        pairs=options.benchmark == "dreambench-pairs",
+        subjects=options.subjects,
+        prompts=options.prompts or 25,
+        seeds=seeds,
+    )
+
+
+def _print_rows(report: Mapping[str, Any]) -> None:
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))
-        print(f"{row:11}{values}")
-    print(options.output / "report.html")
+        print(f"{row:11}{values or 'not measured'}")
 
 
 def _say(row: str, done: int, total: int) -> None:

@@ -15,7 +15,7 @@ from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.pictures import sheet, write_picture
 
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; text-align: right }
 th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f6 } small { color: #777 }
@@ -94,7 +94,7 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     head = "".join(f'<th title="{escape(_MEANING[name])}">{name.replace("_", " ")}</th>' for name in shown)
     body = "".join(
         f"<tr><td>{row}<br><small>{escape(ROWS[row])}</small></td><td>{figures['pictures']}</td>"
-        + "".join(f"<td>{_cell(figures.get(name))}</td>" for name in shown)
+        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
         + "</tr>"
         for row, figures in report["rows"].items()
     )
@@ -103,7 +103,7 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     galleries = "".join(f"<h2>{name}</h2>{''.join(figures)}" for name, figures in ranked.items())
     steps = ", ".join(f"{value:.2f}" for value in report["mask_by_step"])
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{_STYLE}</style>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
         f"<table><tr><th>row</th><th>pictures</th>{head}</tr>{body}</table>"
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
@@ -131,5 +131,6 @@ def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _cell(figure: Sequence[float] | None) -> str:
+def cell(figure: Sequence[float] | None) -> str:
+    """Return a figure and its interval, [mean, low, high], as they stand in a table; nothing if it was not measured."""
     return "" if figure is None else f"{figure[0]:.3f}<br><small>{figure[1]:.3f} to {figure[2]:.3f}</small>"

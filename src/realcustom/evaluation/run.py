@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
-from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench, TextItem
 from realcustom.evaluation.judges import Judges, Reading, bare_region
+from realcustom.evaluation.output import Settings, claim, describe_run
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
-from realcustom.loading import model_hash
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -45,50 +42,6 @@ _TEXT_ITEMS: dict[str, Callable[[StickerBench], list[TextItem]]] = {
 """The work of the rows whose sentences have no subject."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the pictures are made; a folder of pictures belongs to one."""
-
-    count: int = 400
-    """Subjects under sentences."""
-    batch_size: int = 16
-    num_inference_steps: int | None = None
-    """The model's default if None, like the others."""
-    guidance_scale: float | None = None
-    subject_guidance_scale: float | None = None
-    mask_scope: float | None = None
-    token_ratio: float = 0.8
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what every call of the pipeline is given."""
-        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps}
-
-    def subject_arguments(self) -> dict[str, Any]:
-        """Return what calls with a subject are given beside."""
-        return {
-            "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
-            "token_ratio": self.token_ratio, "occurrence": 1,
-        }  # fmt: skip
-
-
-def describe_run(pipeline: RealCustomPipeline, bench: StickerBench, settings: Settings) -> dict[str, Any]:
-    """Return all that decides what the pictures of a run look like, as JSON can hold it."""
-    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, list))}
-    schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
-    return {
-        "model": model_hash(pipeline),
-        "bench": bench.digest(),
-        "scheduler": type(pipeline.scheduler).__name__,
-        "schedule": schedule,
-        **{
-            name: value
-            for name, value in own.items()
-            if name in asdict(settings) or name in ("mask_layers", "mask_binary")
-        },
-        **{name: value for name, value in asdict(settings).items() if value is not None},
-    }
-
-
 def make_pictures(
     pipeline: RealCustomPipeline,
     bench: StickerBench,
@@ -101,8 +54,8 @@ def make_pictures(
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    about = describe_run(pipeline, bench, settings)
-    _claim(folder, about)
+    about = describe_run(pipeline, settings, bench=bench.digest(), count=len(bench.items))
+    claim(folder, about)
     for row in MADE:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
@@ -112,21 +65,6 @@ def make_pictures(
             _make_batch(pipeline, bench, row, missing[start : start + settings.batch_size], settings, folder)
         progress(row, len(work), len(work))
     return about
-
-
-def _claim(folder: Path, about: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
-    known = json.loads(path.read_text()) if path.exists() else None
-    asked = json.loads(text)
-    if any(folder.rglob("*.png")) and known != asked:
-        if known is None:
-            raise InputError(
-                f"{folder} holds pictures, but no run.json that says how they were made; name another --output"
-            )
-        other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
-        raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
-    path.write_text(text)
 
 
 def _picture_path(folder: Path, row: str, number: int) -> Path:
@@ -149,7 +87,7 @@ def _make_batch(
         shown = [_reference_item(bench, row, item).example.reference for item in batch]
         made = pipeline(
             prompts, [Image.fromarray(reference) for reference in shown], [item.example.word for item in batch],
-            generator=generator, **settings.arguments(), **settings.subject_arguments(),
+            generator=generator, occurrence=1, **settings.arguments(), **settings.subject_arguments(),
         )  # fmt: skip
     for place, (item, picture) in enumerate(zip(batch, made.images, strict=True)):
         if row == "subject":

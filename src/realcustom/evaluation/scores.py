@@ -18,6 +18,11 @@ def chance_of_retrieval(names: Sequence[str], subject: str) -> float:
     return names.count(subject) / len(names)
 
 
+def pairwise_cosine(made: Float[np.ndarray, "n c"], real: Float[np.ndarray, "m c"]) -> Float[np.ndarray, " n"]:
+    """Return the mean cosine of each picture's embedding with those of all real ones; all have length 1."""
+    return made.astype(np.float64) @ real.astype(np.float64).mean(axis=0)
+
+
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
     """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
 

@@ -1,0 +1,219 @@
+"""The networks that photographs are measured with: CLIP, DINO and a segmenter, from folders or the hub, none of them ours.
+
+What is not there is not measured, and the report says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, ViTModel
+
+from realcustom.errors import InputError
+from realcustom.loading import fingerprint, load_strictly, require_tokenizer
+from realcustom.vision import OF_CLIP, OF_IMAGENET, normalized
+
+CLIP, DINO, SEGMENTER = "openai/clip-vit-base-patch32", "facebook/dino-vits16", "CIDAS/clipseg-rd64-refined"
+"""What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's."""
+
+_FILES = ["*.json", "*.txt", "*.safetensors"]
+
+
+class ImageEncoder(Protocol):
+    """Turns pictures into embeddings."""
+
+    name: str
+    """Which weights these are."""
+
+    def embed(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "b c"]:
+        """Return embeddings of length 1."""
+        ...
+
+
+class TextImageEncoder(ImageEncoder, Protocol):
+    """Turns sentences into embeddings of the same space, too."""
+
+    def embed_text(self, sentences: Sequence[str]) -> Float[Tensor, "b c"]:
+        """Return embeddings of length 1."""
+        ...
+
+
+class Segmenter(Protocol):
+    """Finds what a word means in a picture."""
+
+    name: str
+    """Which weights these are."""
+
+    def region(self, picture: Image.Image, word: str) -> Bool[Tensor, "h w"]:
+        """Return where it is, at the picture's size."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP: pictures by their shorter side at the encoder's size, its middle; sentences cut at 77 tokens."""
+
+    name: str
+    model: CLIPModel
+    tokenizer: Any
+
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "b c"]:
+        """Return embeddings of length 1."""
+        side = self.model.config.vision_config.image_size
+        pixels = normalized(torch.stack([_middle(picture, side, side) for picture in pictures]), OF_CLIP)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    @torch.no_grad()
+    def embed_text(self, sentences: Sequence[str]) -> Float[Tensor, "b c"]:
+        """Return embeddings of length 1."""
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        pooled = self.model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
+
+
+@dataclass(frozen=True)
+class Dino:
+    """DINO: the class token of pictures whose shorter side is 8/7 of the encoder's size, their middle."""
+
+    name: str
+    model: ViTModel
+
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "b c"]:
+        """Return embeddings of length 1."""
+        side = self.model.config.image_size
+        resized = round(side * 256 / 224)
+        pixels = normalized(torch.stack([_middle(picture, resized, side) for picture in pictures]), OF_IMAGENET)
+        return F.normalize(self.model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
+
+
+@dataclass(frozen=True)
+class ClipSegmenter:
+    """CLIPSeg: where a word's probability is above one half; everywhere if it is so nowhere."""
+
+    name: str
+    model: CLIPSegForImageSegmentation
+    tokenizer: Any
+
+    @torch.no_grad()
+    def region(self, picture: Image.Image, word: str) -> Bool[Tensor, "h w"]:
+        """Return where the word's thing is."""
+        side = self.model.config.vision_config.image_size
+        squared = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        tokens = self.tokenizer([word], return_tensors="pt")
+        logits = self.model(pixel_values=normalized(_pixels(squared)[None], OF_IMAGENET), **tokens).logits
+        size = (picture.height, picture.width)
+        found = F.interpolate(logits.reshape(1, 1, *logits.shape[-2:]), size, mode="bilinear")[0, 0] > 0
+        return found if bool(found.any()) else torch.ones_like(found)
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What there is to measure with."""
+
+    clip: TextImageEncoder | None = None
+    dino: ImageEncoder | None = None
+    segmenter: Segmenter | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+    """Of those that are not there, name and reason."""
+
+    def names(self) -> dict[str, str]:
+        """Return which weights each is, or why it is not measured."""
+        known = {name: getattr(self, name) for name in ("clip", "dino", "segmenter")}
+        named = {name: one.name for name, one in known.items() if one is not None}
+        return dict.fromkeys(known, "not measured") | named | {
+            name: f"not measured: {reason}" for name, reason in self.missing
+        }  # fmt: skip
+
+
+def load_encoders(clip: str | Path = CLIP, dino: str | Path = DINO, segmenter: str | Path = SEGMENTER) -> Encoders:
+    """Return the encoders that can be had, each from a folder or, by its id, from the hub or its cache.
+
+    Raises:
+        InputError: a folder holds no such encoder.
+    """
+    found: dict[str, Any] = {}
+    missing = []
+    for name, source, load in (("clip", clip, _clip), ("dino", dino, _dino), ("segmenter", segmenter, _segmenter)):
+        try:
+            folder, told = _folder(source)
+        except InputError as error:
+            missing.append((name, str(error)))
+            continue
+        found[name] = load(folder, told)
+    return Encoders(**found, missing=tuple(missing))
+
+
+def cut_out(picture: Image.Image, region: Bool[Tensor, "h w"]) -> Image.Image:
+    """Return what lies in a region, on white, cropped to it."""
+    mask = Image.fromarray(region.numpy().astype("uint8") * 255)
+    alone = Image.composite(picture.convert("RGB"), Image.new("RGB", picture.size, "white"), mask)
+    return alone.crop(mask.getbbox())
+
+
+def _folder(source: str | Path) -> tuple[Path, str]:
+    """Return the folder of an encoder, and its name for reports if the hub gives it one."""
+    if os.path.isdir(source):
+        return Path(source), ""
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=_FILES))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise InputError(f"{source} is neither a folder nor to be had from the hub ({type(error).__name__})") from error
+    return folder, f"{source}@{folder.name}"
+
+
+def _clip(folder: Path, told: str) -> Clip:
+    model = load_strictly(CLIPModel, folder)
+    return Clip(told or _named(folder, model), model, _tokenizer(folder))
+
+
+def _dino(folder: Path, told: str) -> Dino:
+    model = load_strictly(ViTModel, folder, add_pooling_layer=False)
+    return Dino(told or _named(folder, model), model)
+
+
+def _segmenter(folder: Path, told: str) -> ClipSegmenter:
+    model = load_strictly(CLIPSegForImageSegmentation, folder)
+    return ClipSegmenter(told or _named(folder, model), model, _tokenizer(folder))
+
+
+def _named(folder: Path, model: Any) -> str:
+    return f"{folder.name} ({fingerprint(model)})"
+
+
+def _tokenizer(folder: Path) -> Any:
+    require_tokenizer(folder)
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"could not load a tokenizer from {folder}: {error}") from error
+
+
+def _middle(picture: Image.Image, resized: int, side: int) -> Float[Tensor, "3 {side} {side}"]:
+    """Return the middle of a picture whose shorter side is made `resized` pixels long, bicubic, in [0, 1]."""
+    scale = resized / min(picture.size)
+    width, height = (max(resized, round(length * scale)) for length in picture.size)
+    smaller = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    return _pixels(smaller.crop((left, top, left + side, top + side)))
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return levels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255

@@ -1,0 +1,81 @@
+"""The folder of one evaluation: what its pictures were made with, and that it never mixes two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from realcustom.errors import InputError
+from realcustom.loading import model_hash
+from realcustom.pipeline import RealCustomPipeline
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the pictures are made; a folder of pictures belongs to one."""
+
+    batch_size: int = 16
+    num_inference_steps: int | None = None
+    """The model's default if None, like the others."""
+    guidance_scale: float | None = None
+    subject_guidance_scale: float | None = None
+    mask_scope: float | None = None
+    token_ratio: float = 0.8
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what every call of the pipeline is given."""
+        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps}
+
+    def subject_arguments(self) -> dict[str, Any]:
+        """Return what calls with a subject are given beside."""
+        return {
+            "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
+            "token_ratio": self.token_ratio,
+        }  # fmt: skip
+
+
+def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) -> dict[str, Any]:
+    """Return all that decides what the pictures of a run look like, as JSON can hold it.
+
+    Args:
+        pipeline: that makes them.
+        settings: by which it does.
+        **work: what tells the work list from others.
+    """
+    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, list))}
+    schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
+    return {
+        "model": model_hash(pipeline),
+        **work,
+        "scheduler": type(pipeline.scheduler).__name__,
+        "schedule": schedule,
+        **{
+            name: value
+            for name, value in own.items()
+            if name in asdict(settings) or name in ("mask_layers", "mask_binary")
+        },
+        **{name: value for name, value in asdict(settings).items() if value is not None},
+    }
+
+
+def claim(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write down in `run.json` what the pictures of a folder are made with.
+
+    Raises:
+        InputError: `folder` holds pictures that were made with something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
+    known = json.loads(path.read_text()) if path.exists() else None
+    asked = json.loads(text)
+    if any(folder.rglob("*.png")) and known != asked:
+        if known is None:
+            raise InputError(
+                f"{folder} holds pictures, but no run.json that says how they were made; name another --output"
+            )
+        other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
+        raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
+    path.write_text(text)

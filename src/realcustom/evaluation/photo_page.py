@@ -1,0 +1,124 @@
+"""The report on photographs for people: one page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from realcustom.evaluation.cases import Case
+from realcustom.evaluation.page import STYLE, cell
+from realcustom.evaluation.photographs import FIGURES, ROWS
+from realcustom.pictures import read_picture, sheet
+
+SIDE = 128
+"""Of the pictures on the page, in pixels."""
+
+
+def write_page(
+    report: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    cases: Sequence[Case],
+    folders: Mapping[str, Path],
+    path: Path,
+) -> None:
+    """Write the page: figures, similarity against control, and the best, median and worst pictures.
+
+    Args:
+        report: of `photographs.summarise`.
+        records: of `photographs.score`.
+        cases: the work list.
+        folders: of the rows that were made.
+        path: of the page.
+    """
+    about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
+    encoders = "".join(f"<li>{name}: {escape(told)}</li>" for name, told in report["encoders"].items())
+    meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {told}</li>" for name, told in FIGURES.items())
+    broken_down = "".join(
+        f"<h2>By {name}</h2>{_table(report[f'by_{name}'])}" for name in ("family", "word") if report[f"by_{name}"]
+    )
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["benchmark"])}</title>'
+        f"<style>{STYLE}</style><h1>{escape(report['benchmark'])}</h1><p>{escape(about)}</p><ul>{encoders}</ul>"
+        f"{_table(report['rows'], ROWS)}<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p>"
+        f"<ul>{meaning}</ul>{_scatter(report['rows'])}{broken_down}{_cases(records, cases, folders)}</html>",
+        "utf-8",
+    )
+
+
+def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> str:
+    shown = [name for name in FIGURES if any(name in figures for figures in rows.values())]
+    if not shown:
+        return "<p>not measured</p>"
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in shown)
+    body = "".join(
+        f"<tr><td>{escape(row)}{f'<br><small>{escape(told[row])}</small>' if told else ''}</td>"
+        f"<td>{figures['pictures']}</td>" + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown) + "</tr>"
+        for row, figures in rows.items()
+    )
+    return f"<table><tr><th></th><th>pictures</th>{head}</tr>{body}</table>"
+
+
+def _scatter(rows: Mapping[str, Any], width: int = 420, height: int = 320, margin: int = 46) -> str:
+    """Return similarity (DINO-I) against control (CLIP-T) as a drawing; the rows that have both."""
+    points = {row: (one["clip_t"][0], one["dino"][0]) for row, one in rows.items() if {"clip_t", "dino"} <= one.keys()}
+    if not points:
+        return ""
+    low, high = ([pick(values) for values in zip(*points.values(), strict=True)] for pick in (min, max))
+    spans = [max(top - bottom, 1e-3) for bottom, top in zip(low, high, strict=True)]
+    marks = ""
+    for row, (control, likeness) in points.items():
+        x = margin + (control - low[0]) / spans[0] * (width - 3 * margin)
+        y = height - margin - (likeness - low[1]) / spans[1] * (height - 2 * margin)
+        marks += f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4"/><text x="{x + 7:.0f}" y="{y + 4:.0f}">{row}</text>'
+    ticks = "".join(
+        f'<text x="{margin + share * (width - 3 * margin):.0f}" y="{height - 28}">{low[0] + share * spans[0]:.3f}</text>'
+        f'<text x="0" y="{height - margin - share * (height - 2 * margin):.0f}">{low[1] + share * spans[1]:.3f}</text>'
+        for share in (0, 1)
+    )
+    return (
+        f'<h2>Similarity and control</h2><svg width="{width}" height="{height}" font-size="12">{marks}{ticks}'
+        f'<text x="{width // 3}" y="{height - 8}">CLIP-T (control)</text><text x="0" y="14">DINO-I (similarity)</text></svg>'
+    )
+
+
+def _cases(
+    records: Sequence[Mapping[str, Any]], cases: Sequence[Case], folders: Mapping[str, Path], count: int = 8
+) -> str:
+    """Return the pictures with the highest, middle and lowest product of similarity and control."""
+    made = [one for one in records if one["row"] == "subject" and {"clip_t", "dino"} <= one.keys()]
+    made.sort(key=lambda one: -one["clip_t"] * one["dino"])
+    middle = max(0, len(made) // 2 - count // 2)
+    groups = {"Best": made[:count], "Median": made[middle : middle + count], "Worst": made[-count:]}
+    by_path = {str(case.path): case for case in cases}
+    shown = [name for name in ("subject", "text") if name in folders]
+    return "".join(
+        f"<h2>{name}</h2>{''.join(_figure(one, by_path[one['picture']], folders, shown) for one in group)}"
+        for name, group in groups.items()
+        if group
+    )
+
+
+def _figure(record: Mapping[str, Any], case: Case, folders: Mapping[str, Path], shown: Sequence[str]) -> str:
+    paths = [subject.reference for subject in case.subjects] + [folders[row] / case.path for row in shown]
+    strip = sheet([_small(read_picture(path)) for path in paths], columns=len(paths))
+    stream = io.BytesIO()
+    strip.save(stream, "PNG")
+    data = base64.b64encode(stream.getvalue()).decode()
+    figures = f"CLIP-T {record['clip_t']:.3f}, DINO-I {record['dino']:.3f}"
+    caption = f"{escape(case.prompt)} <small>({escape(case.group)}, {figures})</small>"
+    return f'<figure><img src="data:image/png;base64,{data}" alt=""><figcaption>{caption}</figcaption></figure>'
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """Return a picture in a square of `SIDE` pixels, whole."""
+    small = Image.new("RGB", (SIDE, SIDE), "white")
+    fitted = picture.convert("RGB")
+    fitted.thumbnail((SIDE, SIDE))
+    small.paste(fitted, ((SIDE - fitted.width) // 2, (SIDE - fitted.height) // 2))
+    return small

@@ -1,0 +1,254 @@
+"""Measuring on photographs: pictures of a work list made, or another system's read, and compared with the real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from realcustom.errors import InputError
+from realcustom.evaluation.cases import Case, RealSubject, digest
+from realcustom.evaluation.encoders import Encoders, cut_out
+from realcustom.evaluation.output import Settings, claim, describe_run
+from realcustom.evaluation.scores import bootstrap, pairwise_cosine
+from realcustom.pictures import as_seen, read_picture, write_picture
+from realcustom.pipeline import RealCustomPipeline
+from realcustom.subject import Subject
+
+ROWS = {
+    "subject": "the subject under the sentence",
+    "text": "the same seed, text only",
+    "copy": "the reference picture itself, whatever the sentence",
+    "real": "each real picture of the subject against the others",
+}
+"""What is measured, each by the same encoders."""
+
+MADE = ("subject", "text")
+
+FIGURES = {
+    "clip_t": "CLIP-T: cosine of picture and sentence",
+    "clip_i": "CLIP-I: mean cosine with all real pictures of the subject",
+    "dino": "DINO-I: the same by DINO",
+    "clip_i_reference": "CLIP-I with the reference alone",
+    "dino_reference": "DINO-I with the reference alone",
+    "clip_i_segmented": "CLIP-I of the subject cut out on white, in both pictures",
+    "dino_segmented": "DINO-I of the same",
+}
+
+
+def make_pictures(
+    pipeline: RealCustomPipeline,
+    cases: Sequence[Case],
+    settings: Settings,
+    folder: Path,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Make every picture of the work list that is not in `folder` yet; return what describes the run.
+
+    Raises:
+        InputError: `folder` holds pictures of another model, work list or setting.
+    """
+    about = describe_run(pipeline, settings, cases=digest(cases), count=len(cases))
+    claim(folder, about)
+    for row in MADE:
+        missing = [case for case in cases if not (folder / row / case.path).exists()]
+        done = len(cases) - len(missing)
+        for batch in _batches(missing, settings.batch_size):
+            progress(row, done, len(cases))
+            for case, picture in zip(batch, _make(pipeline, row, batch, settings), strict=True):
+                path = folder / row / case.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_picture(picture, path)
+            done += len(batch)
+        progress(row, done, len(cases))
+    return about
+
+
+def manifest(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Return, for every picture that was made, what it shows, its seed and its hash."""
+    return [
+        {
+            "picture": str(Path(row) / case.path), "prompt": case.prompt, "words": case.words, "seed": case.seed,
+            "reference": [str(Path(subject.name) / subject.reference.name) for subject in case.subjects],
+            "sha256": hashlib.sha256((folder / row / case.path).read_bytes()).hexdigest(),
+        }
+        for row in MADE
+        for case in cases
+    ]  # fmt: skip
+
+
+def require_pictures(cases: Sequence[Case], folder: Path) -> None:
+    """Check that another system's pictures are all there.
+
+    Raises:
+        InputError: one is missing.
+    """
+    missing = [case.path for case in cases if not (folder / case.path).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {len(cases)} pictures, {missing[0]} for one; they lie in "
+            "SUBJECT/PROMPT-SEED.png, all numbers from 0"
+        )
+
+
+def score(cases: Sequence[Case], encoders: Encoders, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return one record for each picture of each row: what it is worth by every encoder that is there.
+
+    Args:
+        cases: the work list.
+        encoders: what is not there is not in the records.
+        folders: of the rows that were made, by name.
+    """
+    real = _RealPictures(encoders)
+    records = []
+    for row, folder in folders.items():
+        for case in cases:
+            records.append(_record(row, case, real.measured(case, read_picture(folder / case.path))))
+    single = [case for case in cases if len(case.subjects) == 1]
+    records += [_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference))) for case in single]
+    for subject in {case.group: case.subjects[0] for case in single}.values():
+        records += [
+            {"row": "real", "picture": name, "group": subject.name, "word": subject.word, "family": "", **figures}
+            for name, figures in real.among_themselves(subject)
+        ]
+    return records
+
+
+def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report: for every row and figure [mean, low, high], in all and by family and by word.
+
+    The interval is by bootstrap over subjects.
+    """
+    rows = {row: _figures([one for one in records if one["row"] == row]) for row in ROWS}
+    made = [record for record in records if record["row"] == "subject"]
+    return {
+        **about,
+        "rows": {row: figures for row, figures in rows.items() if figures["pictures"]},
+        **{
+            f"by_{name}": {
+                value: _figures([record for record in made if record[name] == value])
+                for value in sorted({record[name] for record in made})
+            }
+            for name in ("family", "word")
+        },
+    }
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    groups = [record["group"] for record in records]
+    figures: dict[str, Any] = {"pictures": len(records)}
+    for name in FIGURES:
+        values = [record.get(name, float("nan")) for record in records]
+        if not np.all(np.isnan(values)):
+            figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
+    return figures
+
+
+def _record(row: str, case: Case, figures: Mapping[str, float]) -> dict[str, Any]:
+    word = "+".join(subject.word for subject in case.subjects)
+    named = {"picture": str(case.path), "prompt": case.prompt, "seed": case.seed}
+    return {"row": row, **named, "group": case.group, "word": word, "family": case.family, **figures}
+
+
+class _RealPictures:
+    """The real pictures' embeddings, made once a subject."""
+
+    def __init__(self, encoders: Encoders) -> None:
+        self.encoders = encoders
+        self.images = {
+            name: one for name, one in (("clip_i", encoders.clip), ("dino", encoders.dino)) if one is not None
+        }
+        self._known: dict[tuple[str, str, bool], np.ndarray] = {}
+        self._told: dict[str, np.ndarray] = {}
+
+    def measured(self, case: Case, picture: Image.Image) -> dict[str, float]:
+        """Return the figures of one picture; of several subjects their mean."""
+        shown = as_seen(picture)
+        embeddings = {name: encoder.embed([shown]).numpy() for name, encoder in self.images.items()}
+        found: dict[str, list[float]] = {}
+        for name, embedding in embeddings.items():
+            for subject in case.subjects:
+                real = self._embedded(name, subject, segmented=False)
+                own = subject.pictures.index(subject.reference)
+                found.setdefault(name, []).append(float(pairwise_cosine(embedding, real)[0]))
+                found.setdefault(f"{name}_reference", []).append(float(pairwise_cosine(embedding, real[own, None])[0]))
+        if self.encoders.segmenter is not None:
+            for subject in case.subjects:
+                alone = self._cut_out(shown, subject.word)
+                for name, encoder in self.images.items():
+                    real = self._embedded(name, subject, segmented=True)
+                    value = pairwise_cosine(encoder.embed([alone]).numpy(), real)[0]
+                    found.setdefault(f"{name}_segmented", []).append(float(value))
+        figures = {name: float(np.mean(values)) for name, values in found.items()}
+        if self.encoders.clip is not None:
+            if case.prompt not in self._told:
+                self._told[case.prompt] = self.encoders.clip.embed_text([case.prompt]).numpy()
+            figures["clip_t"] = float(pairwise_cosine(embeddings["clip_i"], self._told[case.prompt])[0])
+        return figures
+
+    def among_themselves(self, subject: RealSubject) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yield each real picture's name and its figures against the others; nothing of a single picture."""
+        count = len(subject.pictures)
+        for number in range(count if count > 1 else 0):
+            others = [other for other in range(count) if other != number]
+            figures = {}
+            for name in self.images:
+                for segmented in (False, True) if self.encoders.segmenter is not None else (False,):
+                    real = self._embedded(name, subject, segmented=segmented)
+                    value = float(pairwise_cosine(real[number, None], real[others])[0])
+                    figures[f"{name}_segmented" if segmented else name] = value
+            yield f"{subject.name}/{subject.pictures[number].name}", figures
+
+    def _embedded(self, name: str, subject: RealSubject, *, segmented: bool) -> np.ndarray:
+        key = name, subject.name, segmented
+        if key not in self._known:
+            pictures = [as_seen(read_picture(path)) for path in subject.pictures]
+            if segmented:
+                pictures = [self._cut_out(picture, subject.word) for picture in pictures]
+            self._known[key] = np.concatenate([self.images[name].embed([picture]).numpy() for picture in pictures])
+        return self._known[key]
+
+    def _cut_out(self, picture: Image.Image, word: str) -> Image.Image:
+        assert self.encoders.segmenter is not None
+        return cut_out(picture, self.encoders.segmenter.region(picture, word))
+
+
+def _make(pipeline: RealCustomPipeline, row: str, batch: Sequence[Case], settings: Settings) -> list[Image.Image]:
+    """Return the pictures of a batch of cases, which all have equally many subjects."""
+    generator = [torch.Generator().manual_seed(case.seed) for case in batch]
+    prompts = [case.prompt for case in batch]
+    if row == "text":
+        return pipeline(prompts, generator=generator, **settings.arguments()).images
+    chosen = {**settings.arguments(), **settings.subject_arguments()}
+    if len(batch[0].subjects) == 1:
+        pictures = [read_picture(case.subjects[0].reference) for case in batch]
+        words = [case.words[0][0] for case in batch]
+        return pipeline(prompts, pictures, words, occurrence=1, generator=generator, **chosen).images
+    return [
+        pipeline(
+            case.prompt,
+            subjects=[
+                Subject(read_picture(subject.reference), word, occurrence=occurrence)
+                for subject, (word, occurrence) in zip(case.subjects, case.words, strict=True)
+            ],
+            generator=one,
+            **chosen,
+        ).images[0]
+        for case, one in zip(batch, generator, strict=True)
+    ]
+
+
+def _batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:
+    for start in range(0, len(cases), size):
+        yield cases[start : start + size]
+
+
+def write_lines(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write one JSON object a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")

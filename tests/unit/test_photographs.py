@@ -1,0 +1,361 @@
+"""Measuring on photographs: work lists, arithmetic against values worked out by hand, encoders from folders, resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from realcustom.errors import InputError
+from realcustom.evaluation import dreambench, photographs
+from realcustom.evaluation.cases import Case, RealSubject, digest, dreambench_cases, listed_cases
+from realcustom.evaluation.encoders import Encoders, cut_out, load_encoders
+from realcustom.evaluation.output import Settings
+from realcustom.evaluation.photo_page import write_page
+from realcustom.evaluation.scores import pairwise_cosine
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+
+
+def plain(colour, size=(24, 24)):
+    return Image.new("RGB", size, COLOURS[colour])
+
+
+@dataclass
+class MeanColour:
+    """An encoder whose embedding is the mean colour's direction; of a sentence, the colour that it names."""
+
+    name: str = "mean colour"
+
+    def embed(self, pictures):
+        means = [np.asarray(picture.convert("RGB"), float).mean(axis=(0, 1)) for picture in pictures]
+        return torch.nn.functional.normalize(torch.tensor(np.stack(means)), dim=1)
+
+    def embed_text(self, sentences):
+        named = [next(colour for colour in COLOURS if colour in sentence) for sentence in sentences]
+        return torch.nn.functional.normalize(torch.tensor([COLOURS[one] for one in named]).double(), dim=1)
+
+
+@dataclass
+class TopHalf:
+    """A segmenter that finds everything in the upper half."""
+
+    name: str = "top half"
+
+    def region(self, picture, word):
+        found = torch.zeros(picture.height, picture.width, dtype=torch.bool)
+        found[: picture.height // 2] = True
+        return found
+
+
+def save(picture, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+class TestArithmetic:
+    """One subject with two real pictures, red (the reference) and green; the picture made of it is yellow."""
+
+    @pytest.fixture
+    def case(self, tmp_path):
+        for number, colour in enumerate(("red", "green")):
+            save(plain(colour), tmp_path / "real" / f"{number}.png")
+        paths = tuple(sorted((tmp_path / "real").glob("*")))
+        return Case((RealSubject("ball", "ball", paths, paths[0]),), "a ball on red", "scene", 0, 0)
+
+    def score(self, case, tmp_path, encoders):
+        save(plain("yellow"), tmp_path / "made" / case.path)
+        return photographs.score([case], encoders, {"subject": tmp_path / "made"})
+
+    def test_of_pairs_the_mean_cosine_counts(self):
+        made, real = np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        np.testing.assert_allclose(pairwise_cosine(made, real), [1 / 3, (0.6 + 0.8 + 0.8) / 3])
+
+    def test_figures_are_those_worked_out_by_hand(self, case, tmp_path):
+        records = self.score(case, tmp_path, Encoders(MeanColour(), MeanColour()))
+        half = 0.5**0.5  # cosine of yellow with red, and with green
+        made, copy, *real = records
+        assert [record["row"] for record in records] == ["subject", "copy", "real", "real"]
+        assert made["clip_i"] == pytest.approx(half)
+        assert made["dino"] == pytest.approx(half)
+        assert made["clip_i_reference"] == pytest.approx(half)
+        assert made["clip_t"] == pytest.approx(half)
+        assert (copy["clip_i"], copy["clip_i_reference"], copy["clip_t"]) == pytest.approx((0.5, 1, 1))
+        assert [one["clip_i"] for one in real] == pytest.approx([0, 0])
+        assert not any("segmented" in name for record in records for name in record)
+
+    def test_the_segmented_figures_are_those_of_what_is_cut_out(self, case, tmp_path):
+        path = case.subjects[0].reference
+        lower_half_green = plain("red")
+        lower_half_green.paste(COLOURS["green"], (0, 12, 24, 24))
+        lower_half_green.save(path)
+        alone = replace(case.subjects[0], pictures=(path,))
+        records = self.score(replace(case, subjects=(alone,)), tmp_path, Encoders(MeanColour(), None, TopHalf()))
+        assert records[0]["clip_i_segmented"] == pytest.approx(0.5**0.5)
+        assert records[1]["clip_i_segmented"] == pytest.approx(1)
+        assert [record["row"] for record in records] == ["subject", "copy"]  # one real picture has no others
+
+    def test_without_encoders_nothing_is_a_number(self, case, tmp_path):
+        records = self.score(case, tmp_path, Encoders(missing=(("clip", "no such folder"),)))
+        report = photographs.summarise(
+            records, {"benchmark": "own", "encoders": {"clip": "not measured: no such folder"}}
+        )
+        assert report["rows"]["subject"] == {"pictures": 1}
+        page = tmp_path / "page.html"
+        write_page(report, records, [case], {"subject": tmp_path / "made"}, page)
+        assert "not measured: no such folder" in page.read_text("utf-8")
+
+    def test_of_two_subjects_the_mean_counts(self, case, tmp_path):
+        save(plain("blue"), tmp_path / "other" / "0.png")
+        other = RealSubject("box", "box", (tmp_path / "other" / "0.png",), tmp_path / "other" / "0.png")
+        both = replace(case, subjects=(case.subjects[0], other))
+        records = self.score(both, tmp_path, Encoders(None, MeanColour()))
+        assert [record["row"] for record in records] == ["subject"]  # no picture shows both that could be copied
+        assert records[0]["dino"] == pytest.approx((0.5**0.5 + 0) / 2)
+        assert records[0]["group"] == "ball+box"
+
+    def test_the_report_holds_means_over_all_by_family_and_by_word_and_shows_every_row(self, case, tmp_path):
+        records = self.score(case, tmp_path, Encoders(MeanColour(), MeanColour()))
+        report = photographs.summarise(records, {"benchmark": "own", "encoders": {}})
+        assert report["rows"]["subject"]["clip_t"] == pytest.approx([0.5**0.5] * 3, abs=1e-4)
+        assert report["by_family"]["scene"]["pictures"] == report["by_word"]["ball"]["pictures"] == 1
+        write_page(report, records, [case], {"subject": tmp_path / "made"}, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text("utf-8")
+        assert all(told in page for row, told in photographs.ROWS.items() if row != "text")
+        assert page.count("<circle") == 2  # the real pictures have no sentence
+        assert 'src="data:image/png' in page
+        assert "http" not in page
+
+
+class TestDreamBench:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("dreambench")
+        for name in dreambench.CLASSES:
+            for number in range(dreambench.REFERENCES[name] + 1):
+                save(plain("red"), folder / name / f"{number:02d}.png")
+        return folder
+
+    def test_the_protocol_has_30_subjects_25_sentences_and_4_pictures(self, folder):
+        cases = dreambench_cases(folder)
+        assert len(cases) == 3000
+        assert len({case.path for case in cases}) == 3000
+        assert len({case.group for case in cases}) == 30
+
+    def test_pairs_too_are_30(self, folder):
+        cases = dreambench_cases(folder, pairs=True)
+        assert len({case.group for case in cases}) == 30
+        assert len(cases) == 3000
+
+    def test_the_living_are_asked_for_in_clothes_and_things_in_more_scenes(self, folder):
+        said = {
+            name: [case.prompt for case in dreambench_cases(folder, subjects=[name], seeds=1)]
+            for name in ("dog6", "can")
+        }
+        assert "a dog in a chef outfit" in said["dog6"]
+        assert "a can floating in an ocean of milk" in said["can"]
+        assert said["can"][-1] == "a cube shaped can"
+        assert {"a dog in the jungle"} == {said["dog6"][0]}
+
+    def test_every_sentence_says_each_subjects_word_as_often_as_it_is_meant(self, folder):
+        for case in dreambench_cases(folder, pairs=True, seeds=1) + dreambench_cases(folder, seeds=1):
+            for word, occurrence in case.words:
+                assert case.prompt.count(word) >= occurrence
+
+    def test_two_subjects_of_one_class_are_told_apart_by_which_one_is_said(self, folder):
+        (case,) = dreambench_cases(folder, pairs=True, subjects=["dog+dog2"], prompts=1, seeds=1)
+        assert case.prompt == "a dog and a dog in the jungle"
+        assert case.words == [("dog", 1), ("dog", 2)]
+
+    def test_the_reference_is_that_of_the_list(self, folder):
+        (case,) = dreambench_cases(folder, subjects=["dog3"], prompts=1, seeds=1)
+        assert case.subjects[0].reference.name == "05.png"
+
+    @pytest.mark.parametrize(
+        ("name", "message"), [("unicorn", "DreamBench has no unicorn"), ("cat", "no pictures of cat")]
+    )
+    def test_what_is_not_there_is_refused(self, tmp_path, name, message):
+        with pytest.raises(InputError, match=message):
+            dreambench_cases(tmp_path, subjects=[name])
+
+    def test_other_pictures_are_another_benchmark(self, folder, tmp_path):
+        before = digest(dreambench_cases(folder, subjects=["can"]))
+        copied = tmp_path / "dataset"
+        shutil.copytree(folder / "can", copied / "can")
+        assert digest(dreambench_cases(copied, subjects=["can"])) == before
+        plain("blue").save(copied / "can" / "00.png")
+        assert digest(dreambench_cases(copied, subjects=["can"])) != before
+
+
+LINE = {"subject": "mug", "word": "mug", "pictures": ["mug.png"], "prompts": ["a mug on red", "a mug on blue"]}
+
+
+class TestOwnFolder:
+    def write(self, folder, *lines):
+        save(plain("red"), folder / "mug.png")
+        (folder / "benchmark.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        return folder
+
+    def test_each_line_is_a_subject(self, tmp_path):
+        cases = listed_cases(self.write(tmp_path, LINE), seeds=2)
+        assert [str(case.path) for case in cases] == ["mug/00-0.png", "mug/00-1.png", "mug/01-0.png", "mug/01-1.png"]
+        assert cases[-1].prompt == "a mug on blue"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"pictures": ["none.png"]}, "line 1 of .* names .*none.png"), ({"pictures": []}, "names no pictures"),
+            ({"subject": "../mug"}, "cannot name a folder"), ({"words": "mug"}, "words is no option"),
+            ({"prompts": []}, "lists nothing"),
+        ],
+    )  # fmt: skip
+    def test_a_line_that_cannot_be_used_is_refused(self, tmp_path, change, message):
+        with pytest.raises(InputError, match=message):
+            listed_cases(self.write(tmp_path, {**LINE, **change}))
+
+    def test_a_subject_has_one_line(self, tmp_path):
+        with pytest.raises(InputError, match="names a subject twice"):
+            listed_cases(self.write(tmp_path, LINE, LINE))
+
+    def test_a_folder_without_list_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"has no benchmark\.jsonl"):
+            listed_cases(tmp_path)
+
+
+class TestEncoders:
+    @pytest.fixture(scope="class")
+    def folders(self, tmp_path_factory):
+        """A CLIP, a DINO and a CLIPSeg of their real classes at small sizes, in folders as the hub has them."""
+        folder = tmp_path_factory.mktemp("encoders")
+        torch.manual_seed(0)
+        pieces = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
+        pieces += [f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz"]
+        tokenizer = transformers.CLIPTokenizer(vocab={one: number for number, one in enumerate(pieces)}, merges=[])
+        small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        text = {**small, "vocab_size": len(pieces), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        vision = {**small, "image_size": 32, "patch_size": 8}
+        models = {
+            "clip": transformers.CLIPModel(
+                transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+            ),
+            "dino": transformers.ViTModel(transformers.ViTConfig(**vision), add_pooling_layer=False),
+            "segmenter": transformers.CLIPSegForImageSegmentation(
+                transformers.CLIPSegConfig(
+                    text_config=text, vision_config=vision, projection_dim=16, reduce_dim=16, extract_layers=[0, 1],
+                    decoder_num_attention_heads=2, decoder_intermediate_size=32, conditional_layer=0,
+                )
+            ),
+        }  # fmt: skip
+        for name, model in models.items():
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+        return {name: folder / name for name in models}
+
+    @pytest.fixture(scope="class")
+    def loaded(self, folders):
+        return load_encoders(**folders)
+
+    def test_all_come_from_folders_and_say_which_they_are(self, loaded):
+        assert loaded.missing == ()
+        assert all(name in told for name, told in loaded.names().items())
+
+    @pytest.mark.parametrize("name", ["clip", "dino"])
+    def test_a_picture_is_seen_by_its_middle_at_the_encoders_size(self, loaded, name):
+        rng = np.random.default_rng(0)
+        square = Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8))
+        wide = Image.new("RGB", (96, 64), "black")
+        wide.paste(square, (16, 0))
+        encoder = getattr(loaded, name)
+        first, second, other = encoder.embed([square, wide, plain("red")])
+        torch.testing.assert_close(first.norm(), torch.tensor(1.0))
+        assert first @ second > 0.99
+        assert first @ other < first @ second
+
+    def test_clip_embeds_as_the_library_does(self, folders, loaded):
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 40, 3), np.uint8))
+        model = transformers.CLIPModel.from_pretrained(folders["clip"])
+        processor = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
+        tokens = loaded.clip.tokenizer(["a cat", "two dogs"], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            out = model(pixel_values=processor(picture, return_tensors="pt")["pixel_values"], **tokens)
+        torch.testing.assert_close(loaded.clip.embed([picture]), out.image_embeds, atol=1e-3, rtol=0)
+        torch.testing.assert_close(loaded.clip.embed_text(["a cat", "two dogs"]), out.text_embeds)
+
+    def test_a_region_has_the_pictures_size(self, loaded):
+        region = loaded.segmenter.region(plain("red", (20, 30)), "cat")
+        assert region.shape == (30, 20)
+        assert region.any()
+
+    def test_what_is_cut_out_lies_on_white(self):
+        region = torch.zeros(24, 24, dtype=torch.bool)
+        region[4:10, 2:20] = True
+        region[4, 2] = False
+        alone = cut_out(plain("red"), region)
+        assert alone.size == (18, 6)
+        assert alone.getpixel((0, 0)) == (255, 255, 255)
+        assert alone.getpixel((1, 1)) == (255, 0, 0)
+
+    def test_what_is_not_to_be_had_is_missing_with_its_reason(self, folders, monkeypatch):
+        monkeypatch.setattr(
+            "realcustom.evaluation.encoders.snapshot_download",
+            lambda *_, **__: (_ for _ in ()).throw(OSError("offline")),
+        )
+        found = load_encoders(clip="some/clip", dino=folders["dino"], segmenter="some/segmenter")
+        assert (found.clip, found.segmenter) == (None, None)
+        assert found.names()["clip"].startswith("not measured: some/clip is neither a folder")
+        assert found.dino is not None
+
+    def test_a_folder_that_holds_something_else_is_refused(self, folders):
+        with pytest.raises(InputError):
+            load_encoders(clip=folders["dino"], dino=folders["dino"], segmenter=folders["segmenter"])
+
+
+class TestMaking:
+    SETTINGS = Settings(batch_size=2, num_inference_steps=2)
+
+    @pytest.fixture
+    def cases(self, tmp_path):
+        for name in ("dog", "cat"):
+            save(plain("red", (40, 30)), tmp_path / "real" / name / "0.png")
+        subjects = [
+            RealSubject(name, name, (path,), path)
+            for name in ("dog", "cat")
+            for path in [tmp_path / "real" / name / "0.png"]
+        ]
+        single = [Case((one,), f"a {one.word} on the beach", "scene", 0, seed) for one in subjects for seed in (0, 1)]
+        return single, [Case(tuple(subjects), "a dog and a cat on the beach", "scene", 0, 0)]
+
+    @pytest.mark.parametrize("pairs", [False, True])
+    def test_a_run_that_is_killed_goes_on_where_it_was(self, tiny, cases, tmp_path, pairs):
+        work, whole, parts = cases[pairs], tmp_path / "whole", tmp_path / "parts"
+        photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, whole, lambda *_: None)
+
+        def die(row, done, total):
+            if row == "text":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, parts, die)
+        assert (parts / "subject" / work[0].path).exists()
+        photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, parts, lambda *_: None)
+        assert photographs.manifest(parts, work) == photographs.manifest(whole, work)
+
+    def test_other_settings_are_refused(self, tiny, cases, tmp_path):
+        photographs.make_pictures(tiny.pipeline(), cases[0], self.SETTINGS, tmp_path / "out", lambda *_: None)
+        with pytest.raises(InputError, match="another guidance_scale"):
+            photographs.make_pictures(
+                tiny.pipeline(), cases[0], replace(self.SETTINGS, guidance_scale=9.0), tmp_path / "out", lambda *_: None
+            )
+
+    def test_another_systems_pictures_have_to_be_all_there(self, cases, tmp_path):
+        save(plain("red"), tmp_path / "peer" / cases[0][0].path)
+        with pytest.raises(InputError, match="lacks 3 of 4 pictures"):
+            photographs.require_pictures(cases[0], tmp_path / "peer")
