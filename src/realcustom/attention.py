@@ -146,10 +146,10 @@ class AttentionTap:
     maps: dict[str, Tensor] = field(default_factory=dict)
     """Recorded for each layer: `[r, h, w]`, or `[r, h, w, s]` for several words, mean over heads and sum over a word's
     tokens."""
-    spreads: bool = False
-    """Whether self-attention is recorded, too."""
+    spread_grid: tuple[int, int] | None = None
+    """Height and width of the self-attention layers that are recorded, too; none are if None."""
     self_attention: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Recorded with the word for each self-attention layer that is watched: queries and keys `[r, n, q, d]`."""
+    """Recorded with the word for each self-attention layer on that grid: queries and keys `[r, n, q, d]`."""
     strengths: dict[str, Tensor] | None = None
     """Recorded for each layer if not None: the root mean square of each subject's contribution over the text's, `[s, b]`."""
     resize: Callable[[Tensor, tuple[int, int]], Tensor] = resize_mask
@@ -175,7 +175,9 @@ class AttentionTap:
         watched = tuple(self.watched) or ""
         cross = cross_attention_layers(unet)
         every = [name.removesuffix(".processor") for name in unet.attn_processors]
-        names = [name for name in every if (name.startswith(watched) if name in cross else self.spreads)]
+        names = [
+            name for name in every if (name.startswith(watched) if name in cross else self.spread_grid is not None)
+        ]
         return sorted(names, key=lambda name: CALLED.index(name.split(".")[0]))
 
     def watched_rows(self, batch: int) -> slice:
@@ -310,7 +312,8 @@ class SelfAttnProcessor:
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, of the shape of `hidden_states`."""
-        if self.tap.word is not None and self.tap.spreads:
+        grid = self.tap.spread_grid
+        if self.tap.word is not None and grid is not None and hidden_states.shape[1] == grid[0] * grid[1]:
             cells = hidden_states[self.tap.watched_rows(len(hidden_states))]
             self.tap.self_attention[self.name] = (
                 _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
@@ -371,7 +374,7 @@ def attached(unet: UNet2DConditionModel, *, self_attention: bool = False) -> Ite
     Other layers keep their processors. On leaving, also by an exception, every layer has the very processor object that it
     had before.
     """
-    before, tap = dict(unet.attn_processors), AttentionTap(spreads=self_attention)
+    before, tap = dict(unet.attn_processors), AttentionTap()
     unet.set_attn_processor(tapped_processors(unet, tap, self_attention=self_attention))
     try:
         yield tap

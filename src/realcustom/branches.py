@@ -15,7 +15,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from realcustom.attention import cross_attention_layers
 from realcustom.customization import Customization, Reference
+from realcustom.errors import InputError
 from realcustom.guidance import Guidance, cascade_guidance, direct_guidance
 from realcustom.prompts import TextStates
 from realcustom.schedule import alpha_at
@@ -44,6 +46,25 @@ class Shortcuts:
     """The deep blocks of the UNet are called in every so manieth evaluation and give what they gave then in the others."""
 
 
+def encoder_layers(unet: UNet2DConditionModel, asked: Sequence[str]) -> list[str]:
+    """Return the cross-attention layers before the decoder of which a mask is asked for.
+
+    Args:
+        unet: has the layers.
+        asked: beginnings of the names of those that give the mask; all do if there are none.
+
+    Raises:
+        InputError: none of them lies before the decoder.
+    """
+    names = [name for name in cross_attention_layers(unet) if name.startswith(ENCODER)]
+    found = [name for name in names if name.startswith(tuple(asked) or "")]
+    if not found:
+        raise InputError(
+            f"mask_source cannot be 'encoder' here: this model's mask comes from {', '.join(asked)}, which the UNet calls later"
+        )
+    return found
+
+
 class DeepFeatures:
     """What a UNet's deep blocks gave the last time that they were called, for each branch.
 
@@ -54,6 +75,10 @@ class DeepFeatures:
         middle = [] if unet.mid_block is None else [unet.mid_block]
         self._blocks: list[nn.Module] = [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]
         self._given: dict[tuple[str, int], Any] = {}
+
+    def forget(self) -> None:
+        """Forget it all: what was given long ago says nothing of what a branch that has been away would see now."""
+        self._given.clear()
 
     @contextmanager
     def of(self, branch: str, *, fresh: bool) -> Iterator[None]:
@@ -133,11 +158,13 @@ class Branches:
         if self.shortcuts.cache_interval > 1:
             self._deep = DeepFeatures(self.unet)
         if self.customization is not None and self.shortcuts.mask_source == "encoder":
-            self.customization.watched = ENCODER
+            self.customization.watched = encoder_layers(self.unet, self.customization.settings.layers)
 
     def predict(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Return the guided prediction of the next evaluation, of `noisy [b, c, h, w]` as the UNet receives it."""
         subject, scale, rescale = self.customization, self.guidance.scale, self.guidance.rescale
+        if self._deep is not None and self._fresh:
+            self._deep.forget()
         try:
             if subject is None:
                 unconditional, text = self._from_text(noisy, timestep)
@@ -173,7 +200,7 @@ class Branches:
         return evaluation % self.shortcuts.cache_interval == 0
 
     def _call(self, noisy: Tensor, timestep: Tensor, text: TextStates, branch: str) -> Tensor:
-        known = nullcontext() if self._deep is None else self._deep.of(f"{branch} {len(noisy)}", fresh=self._fresh)
+        known = nullcontext() if self._deep is None else self._deep.of(branch, fresh=self._fresh)
         with known:
             return self.unet(
                 noisy, timestep, text.states, encoder_attention_mask=text.keep,
@@ -259,7 +286,7 @@ class Branches:
         with subject.acting(noisy, alpha, everyone), subject.watching(self._fresh, behind=0 if own else 1):
             parts = self._call(batch, timestep, self._texts(names), names).chunk(len(names))
         painted = parts[-1]
-        text = parts[-2] if with_text else painted
+        text = parts[-2] if cascade else painted
         return parts[0] if self._guided else text, text, painted
 
     def _painted(
@@ -273,6 +300,6 @@ class Branches:
         """Return the TI2I prediction of some of the pictures, `[r, c, h, w]`, of other subjects if they are given."""
         if not len(rows):
             return noisy[rows]
-        branch = "subject" if others is None else "others"
+        branch = f"{'subject' if others is None else 'others'} {rows.tolist()}"
         with subject.acting(noisy[rows], alpha_at(self.alphas_cumprod, timestep), rows, others) as text:
             return self._call(noisy[rows], timestep, text, branch)

@@ -67,6 +67,16 @@ def check_share(name: str, share: Any) -> None:
         raise InputError(f"{name} must be a share from 0 to 1, but is {share!r}")
 
 
+def check_positive_share(name: str, share: Any) -> None:
+    """Check that a number lies above 0 and up to 1.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not is_number(share) or not 0 < share <= 1:
+        raise InputError(f"{name} must be a share above 0 and up to 1, but is {share}")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Check a choice.
 

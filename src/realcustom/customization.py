@@ -131,6 +131,8 @@ class Customization:
     """`[s, b]`, the largest overlap of each subject's mask with another one's, before they were told apart."""
     watched: Sequence[str] | None = None
     """Beginnings of the names of other layers that record; those of the settings if None."""
+    _own: Tensor | None = None
+    _relevances: Tensor | None = None
     _mask: Tensor | None = None
     _frames: list[Tensor | None] = field(default_factory=list)
     _parts: dict[tuple[int, ...], tuple[TextStates, list[list[Reference]]]] = field(default_factory=dict)
@@ -178,13 +180,14 @@ class Customization:
 
         It is made of what the UNet last recorded, or, if it is not renewed or its time is over, that of the evaluation before.
         """
-        if (self.needs_text and renewed) or self._mask is None:
-            self._mask, frames = self._found()
+        if (self.needs_text and renewed) or self._own is None:
+            self._own, self._relevances, frames = self._found()
             before = self._frames or [None] * len(frames)
             self._frames = [
                 frame if old is None or not actor.masked_by_word else torch.lerp(old, frame, FRAME_PACE)
                 for actor, old, frame in zip(self.actors, before, frames, strict=True)
             ]
+        self._mask = self._shared(self._own, self._relevances)
         self.masks.append(self._mask.cpu())
         self.strengths.append([[None] * self._mask.shape[1] for _ in self.actors])
         return self._mask
@@ -192,7 +195,12 @@ class Customization:
     def acting_rows(self) -> Tensor:
         """Return the numbers of the pictures in which TI2I can differ from T2I."""
         assert self._mask is not None
-        return ((self._scales() != 0) & self._mask.flatten(2).any(dim=2)).any(dim=0).nonzero()[:, 0]
+        return self._acting().any(dim=0).nonzero()[:, 0]
+
+    def _acting(self) -> Tensor:
+        """Return which subjects act on which pictures in this evaluation, `[s, b]`."""
+        assert self._mask is not None
+        return (self._scales() != 0) & self._mask.flatten(2).any(dim=2)
 
     def part(self, rows: Tensor) -> tuple[TextStates, list[list[Reference]]]:
         """Return text and references of some pictures; always the same objects for the same ones, as the text's cache needs."""
@@ -244,7 +252,10 @@ class Customization:
 
     def _scales(self) -> Tensor:
         """Return how strongly each subject acts in this evaluation, `[s, b]`."""
-        return torch.stack([actor.scales * actor.acts(self.done) for actor in self.actors])
+        return self._scales_at(self.done)
+
+    def _scales_at(self, share: float) -> Tensor:
+        return torch.stack([actor.scales * actor.acts(share) for actor in self.actors])
 
     def _view(
         self, number: int, one: Reference, text: TextStates, noisy: Tensor, alpha: Tensor, rows: Tensor, mask: Tensor
@@ -261,13 +272,23 @@ class Customization:
         return replace(view, share=one.share)
 
     def _note(self, acting: Sequence[int], rows: Tensor, strengths: Mapping[str, Tensor]) -> None:
-        ratios = torch.stack(list(strengths.values())).mean(dim=0)
+        ratios, acts = torch.stack(list(strengths.values())).mean(dim=0), self._acting().tolist()
         for number, actor_ratios in zip(acting, ratios.tolist(), strict=True):
             for row, ratio in zip(rows.tolist(), actor_ratios, strict=True):
-                self.strengths[-1][number][row] = ratio
+                if acts[number][row]:
+                    self.strengths[-1][number][row] = ratio
 
-    def _found(self) -> tuple[Tensor, list[Tensor]]:
-        """Return the masks `[s, b, h, w]` and the frames of this evaluation."""
+    def _shared(self, masks: Tensor, relevances: Tensor | None) -> Tensor:
+        """Return the masks `[s, b, h, w]`, their cells shared out among the subjects that act in this evaluation."""
+        if len(masks) < 2 or relevances is None:
+            return masks
+        acting = (self._scales_at(len(self.masks) / self.evaluations) != 0)[..., None, None]
+        theirs = masks * acting
+        self.overlaps.append(_largest_overlaps(theirs).cpu())
+        return torch.where(acting, exclusive(theirs, relevances), masks)
+
+    def _found(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the subjects' own masks and relevances `[s, b, h, w]`, and their frames."""
         relevances, found, frames = [], [], []
         for number, actor in enumerate(self.actors):
             if actor.given is not None and not actor.masked_by_word:
@@ -277,11 +298,7 @@ class Customization:
             relevances.append(relevance)
             found.append(mask)
             frames.append(frame_of(framing))
-        masks = torch.stack(found)
-        if len(found) > 1:
-            self.overlaps.append(_largest_overlaps(masks).cpu())
-            masks = exclusive(masks, torch.stack(relevances))
-        return masks, frames
+        return torch.stack(found), torch.stack(relevances), frames
 
     def _masked_by_word(self, number: int, actor: Actor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the relevance of a word, its mask, and the mask that frames its subject, each `[b, h, w]`."""

@@ -25,7 +25,7 @@ from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
 from realcustom.loading import model_hash
 from realcustom.options import parse_options
-from realcustom.pipeline import RealCustomPipeline, shortcuts_of
+from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
 from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, Sources, likeness_hash, picture_hash
 from realcustom.report import Report, SubjectMasks
@@ -158,7 +158,7 @@ class Painter:
         self.pipeline.check_numbers(
             **settings.model_dump(include={*numbers, "mask_scope", "token_ratio", "subject_scale"})
         )
-        shortcuts_of(
+        self.pipeline.shortcuts(
             settings.mask_source,
             settings.guidance_start,
             settings.guidance_end,

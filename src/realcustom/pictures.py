@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import io
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         with path.open("rb") as stream:
-            return _decoded(stream, path)
+            return decode_picture(stream, path)
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +85,12 @@ def _shown_mode(picture: Image.Image) -> str:
     return "L" if picture.mode in ("1", "L") else "RGB"
 
 
-def _decoded(stream: BinaryIO, path: Path) -> Image.Image:
+def decode_picture(stream: IO[bytes] | io.BytesIO, path: Path) -> Image.Image:
+    """Return the picture that the bytes of a stream are.
+
+    Raises:
+        InputError: they are none that can be read; `path` is named.
+    """
     with _silent():
         try:
             picture = Image.open(stream)
@@ -129,7 +135,7 @@ def _too_many(name: str, pixels: int | str) -> InputError:
     return InputError(f"{name} has {pixels} pixels; at most {MAX_PIXELS} are read, so make it smaller first")
 
 
-def _nature(stream: BinaryIO) -> str:
+def _nature(stream: IO[bytes] | io.BytesIO) -> str:
     """Return what a file is that is no picture, going by how it begins: "is a zip archive"."""
     try:
         stream.seek(0)
@@ -224,6 +230,19 @@ def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None
     _write(path, lambda stream: picture.save(stream, "PNG", pnginfo=texts))
 
 
+def require_place(path: Path, *, overwrite: bool) -> None:
+    """Check that a file of any kind can be written.
+
+    Raises:
+        InputError: it exists and may not be overwritten, or there is no folder for it.
+    """
+    if path.is_dir():
+        raise InputError(f"{_named(path)} is a folder; choose another name")
+    _require_folder_of(path)
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{_named(path)} exists; choose another name, or overwrite it")
+
+
 def write_whole(data: bytes, path: Path, *, overwrite: bool) -> None:
     """Write a file that appears under its name only when it is whole.
 
@@ -231,11 +250,7 @@ def write_whole(data: bytes, path: Path, *, overwrite: bool) -> None:
         InputError: it exists and may not be overwritten, or it cannot be written.
         OSError: the disk is full or broken.
     """
-    if path.is_dir():
-        raise InputError(f"{_named(path)} is a folder; choose another name")
-    _require_folder_of(path)
-    if os.path.lexists(path) and not overwrite:
-        raise InputError(f"{_named(path)} exists; choose another name, or overwrite it")
+    require_place(path, overwrite=overwrite)
     _write(path, lambda stream: stream.write(data))
 
 

@@ -27,12 +27,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached, attention_grid, cross_attention_layers
-from realcustom.branches import MASK_SOURCES, Branches, MaskSource, Shortcuts
+from realcustom.branches import MASK_SOURCES, Branches, MaskSource, Shortcuts, encoder_layers
 from realcustom.checks import (
     check_choice,
     check_finite,
     check_flag,
     check_least,
+    check_positive_share,
     check_share,
     is_number,
     is_whole,
@@ -53,12 +54,11 @@ from realcustom.masks import (
 )
 from realcustom.portrait import Portrait
 from realcustom.prompts import (
-    TargetWord,
     TextStates,
     cut_off,
     encode_prompts,
     encode_prompts_twice,
-    find_word,
+    find_words,
     word_columns,
 )
 from realcustom.report import RealCustomOutput, Report, SubjectMasks, SubjectReport
@@ -90,6 +90,21 @@ _OPTIONAL = [
     "adapter", "text_encoder_2", "tokenizer_2", "image_encoder", "image_encoder_2", "safety_checker",
     "feature_extractor",
 ]  # fmt: skip
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Say what needs less memory where there is too little."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(told in str(error) for told in OUT_OF_MEMORY):
+            raise
+        raise OutOfMemory(
+            f"there is not enough memory on the device ({in_one_line(error)}); in the order of what they cost, take: "
+            "pipe.enable_vae_tiling(), dtype=torch.float16 (bfloat16 on a CPU), fewer pictures at once, "
+            "pipe.enable_model_cpu_offload(), a smaller width and height"
+        ) from error
 
 
 class RealCustomPipeline(DiffusionPipeline):
@@ -233,6 +248,7 @@ class RealCustomPipeline(DiffusionPipeline):
         return self._interrupt
 
     @torch.no_grad()
+    @_memory_told()
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -359,13 +375,15 @@ class RealCustomPipeline(DiffusionPipeline):
         check_share("guidance_rescale", guidance_rescale)
         strengths = {name: float(strength) for name, strength in strengths.items()}
         samples = len(prompts) * num_images_per_prompt
-        subject_scales = _scales(subject_scale, samples)
+        subject_scales, generator = _scales(subject_scale, samples), _checked_generators(generator, samples)
         check_choice("guidance", own["guidance"], FORMS)
         check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        check_flag("mask_binary", own["mask_binary"])
-        shortcuts = shortcuts_of(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
-        self._check_compat(compat)
+        flags = {"mask_binary": own["mask_binary"], "mask_threshold": mask_threshold, "mask_refined": mask_refined}
+        for name, flag in flags.items():
+            check_flag(name, flag)
+        shortcuts = self.shortcuts(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
+        self._check_compat(compat, own["guidance"], mask_source)
         callback_on_step_end_tensor_inputs = self._check_callback(
             callback_on_step_end, callback_on_step_end_tensor_inputs
         )
@@ -373,7 +391,8 @@ class RealCustomPipeline(DiffusionPipeline):
         self._interrupt = False
 
         # 2. The target words
-        words = self._find_words(prompts, cast)
+        said_of = [[(one.word, one.occurrence) for one in role] for role in cast]
+        words = find_words(prompts, said_of, self.tokenizer)
 
         # 3. Text
         text, negative = (
@@ -408,7 +427,6 @@ class RealCustomPipeline(DiffusionPipeline):
             black = [self._references([nothing], samples, dtype, squashed=True)[1] for _ in cast]
 
         with (
-            _memory_told(),
             attached(self.unet, self_attention=mask_refined) as tap,
             self._timesteps(num_inference_steps, device, compat),
         ):
@@ -418,6 +436,7 @@ class RealCustomPipeline(DiffusionPipeline):
 
             # 6. Denoise
             tap.latent_size, tap.text_cache = grid, {}
+            tap.spread_grid = mask_grid if mask_refined else None
             tap.resize = resize_mask_by_height if compat else resize_mask
             customization = None
             if actors:
@@ -451,17 +470,18 @@ class RealCustomPipeline(DiffusionPipeline):
                 "" if dtype == torch.float32 else f", or float32 instead of {dtype}"
             )
             _check_computed(latents, "the latents", lower)
-            output = RealCustomOutput(*self._decode(latents, output_type))
+            images, flagged = self._decode(latents, output_type)
 
         # 8. Report
+        masks = report = None
         if customization is not None and customization.masks:
-            output.masks = SubjectMasks(torch.stack(customization.masks))
+            masks = SubjectMasks(torch.stack(customization.masks))
             guidance_told = {name: (scale, config[name]) for name, scale in strengths.items()}
-            output.report = Report(
+            report = Report(
                 [
                     SubjectReport(
                         said,
-                        output.masks.of(number).coverage.tolist(),
+                        masks.of(number).coverage.tolist(),
                         [step[number] for step in customization.strengths],
                         seen,
                         [step[number].tolist() for step in customization.overlaps],
@@ -472,8 +492,8 @@ class RealCustomPipeline(DiffusionPipeline):
             )
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out
-            return (output.images, output.masks, output.report)  # type: ignore[return-value]
-        return output
+            return (images, masks, report)  # type: ignore[return-value]
+        return RealCustomOutput(images, flagged, masks, report)
 
     @torch.no_grad()
     def denoise(
@@ -534,7 +554,7 @@ class RealCustomPipeline(DiffusionPipeline):
         """Return for each subject who plays it under each prompt: the same one, or one each."""
         short = {"subject_image": subject_image, "subject_word": subject_word, "occurrence": occurrence, "mask": mask}
         if subjects is not None:
-            for name, given in short.items():
+            for name, given in {**short, "mask_mode": None if mask_mode == "replace" else mask_mode}.items():
                 if given is not None:
                     raise InputError(f"{name} was given beside subjects, each of which says it itself; leave it out")
             if not isinstance(subjects, (list, tuple)) or not all(isinstance(one, Subject) for one in subjects):
@@ -550,24 +570,6 @@ class RealCustomPipeline(DiffusionPipeline):
                 f"pipeline with pipe.to(dtype=...)"
             )
         return cast
-
-    def _find_words(self, prompts: Sequence[str], cast: Sequence[Sequence[Subject]]) -> list[list[TargetWord]]:
-        """Return the words of each subject, one a prompt."""
-        words = [
-            [
-                find_word(sentence, one.word, self.tokenizer, occurrence=one.occurrence)
-                for sentence, one in zip(prompts, role, strict=True)
-            ]
-            for role in cast
-        ]
-        for said in zip(*words, strict=True):
-            for word in said:
-                if [other.tokens for other in said].count(word.tokens) > 1:
-                    raise InputError(
-                        f"two subjects have the word {word.text!r}; tell them apart with occurrence=1 and occurrence=2 in a "
-                        "prompt that says it twice, or give several pictures of one subject as one Subject(image=[...])"
-                    )
-        return words
 
     def _references(
         self, role: Sequence[Subject], samples: int, dtype: torch.dtype, *, squashed: bool
@@ -586,12 +588,38 @@ class RealCustomPipeline(DiffusionPipeline):
             references.append(reference)
         return portraits, references
 
-    def _check_compat(self, compat: str | None) -> None:
+    def shortcuts(self, source: MaskSource, start: float, end: float, cache_interval: int, form: str) -> Shortcuts:
+        """Return what a call leaves out.
+
+        Raises:
+            InputError: a value cannot be used, or the guidance of this `form`, or the mask, needs what would be left out.
+        """
+        check_choice("mask_source", source, MASK_SOURCES)
+        if source in ("encoder", "generation") and form != "direct":
+            raise InputError(
+                f"mask_source is {source!r}, which does without the prediction of the text branch, but guidance is {form!r}, "
+                "which needs it; take direct guidance, or the mask source text or previous"
+            )
+        if source == "encoder":
+            encoder_layers(self.unet, self.config.mask_layers)
+        for name, share in (("guidance_start", start), ("guidance_end", end)):
+            check_share(name, share)
+        if start > end:
+            raise InputError(f"guidance_start must not lie behind guidance_end, but they are {start} and {end}")
+        check_least("cache_interval", cache_interval, 1)
+        return Shortcuts(source, float(start), float(end), cache_interval)
+
+    def _check_compat(self, compat: str | None, guidance: Form, mask_source: MaskSource) -> None:
         if compat is None:
             return
         check_choice("compat", compat, ("official",))
         if self.text_encoder_2 is None:
             raise InputError("compat='official' is for Stable Diffusion XL, and this base has one text encoder")
+        if guidance != "direct" or mask_source != "text":
+            raise InputError(
+                "compat='official' runs the authors' loop, whose guidance is direct and whose mask_source is text, but "
+                f"{guidance} and {mask_source} were asked for; leave them out"
+            )
 
     def check_numbers(
         self,
@@ -622,8 +650,7 @@ class RealCustomPipeline(DiffusionPipeline):
         for name, count in counts.items():
             check_least(name, count, 1)
         check_share("mask_scope", mask_scope)
-        if not is_number(token_ratio) or not 0 < token_ratio <= 1:
-            raise InputError(f"token_ratio must be a share above 0 and up to 1, but is {token_ratio}")
+        check_positive_share("token_ratio", token_ratio)
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
         scales["subject_scale"] = subject_scale
         check_finite(scales)
@@ -737,12 +764,6 @@ class RealCustomPipeline(DiffusionPipeline):
         device: torch.device,
         dtype: torch.dtype,
     ) -> Tensor:
-        generator = list(generator) if isinstance(generator, tuple) else generator
-        for one in generator if isinstance(generator, list) else [generator]:
-            if one is not None and not isinstance(one, torch.Generator):
-                raise InputError(f"generator must be a torch.Generator or a list of them, but is {generator!r}")
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise InputError(f"generator is a list of {len(generator)}, but {shape[0]} pictures are to be made")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif not isinstance(latents, Tensor) or latents.shape != shape:
@@ -820,21 +841,6 @@ def _cast_of_one(
     return [[players[number % len(images), word] for number, word in enumerate(words)]]
 
 
-@contextmanager
-def _memory_told() -> Iterator[None]:
-    """Say what needs less memory where there is too little."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(told in str(error) for told in OUT_OF_MEMORY):
-            raise
-        raise OutOfMemory(
-            f"there is not enough memory on the device ({in_one_line(error)}); in the order of what they cost, take: "
-            "pipe.enable_vae_tiling(), dtype=torch.float16 (bfloat16 on a CPU), fewer pictures at once, "
-            "pipe.enable_model_cpu_offload(), a smaller width and height"
-        ) from error
-
-
 def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     """Return `subject_scale` for each picture."""
     if not is_number(scale) and not isinstance(scale, (list, tuple)):
@@ -845,26 +851,6 @@ def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     for one in scales:
         check_finite({"subject_scale": one})
     return [float(one) for one in scales]
-
-
-def shortcuts_of(source: MaskSource, start: float, end: float, cache_interval: int, form: str) -> Shortcuts:
-    """Return what a call leaves out.
-
-    Raises:
-        InputError: a value cannot be used, or the guidance of this `form` needs what would be left out.
-    """
-    check_choice("mask_source", source, MASK_SOURCES)
-    if source in ("encoder", "generation") and form != "direct":
-        raise InputError(
-            f"mask_source is {source!r}, which does without the prediction of the text branch, but guidance is {form!r}, which "
-            "needs it; take direct guidance, or the mask source text or previous"
-        )
-    for name, share in (("guidance_start", start), ("guidance_end", end)):
-        check_share(name, share)
-    if start > end:
-        raise InputError(f"guidance_start must not lie behind guidance_end, but they are {start} and {end}")
-    check_least("cache_interval", cache_interval, 1)
-    return Shortcuts(source, float(start), float(end), cache_interval)
 
 
 def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:
@@ -899,6 +885,21 @@ def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:
             f"the adapter was made for another UNet: {len(made_for)} cross-attention layers of widths "
             f"{sorted(set(made_for.values()))}, but this base has {len(own)} of widths {sorted(set(own.values()))}"
         )
+
+
+def _checked_generators(generator: Any, samples: int) -> torch.Generator | list[torch.Generator] | None:
+    """Return one generator, or one for each picture, as diffusers takes them.
+
+    Raises:
+        InputError: they are something else, or not as many as pictures.
+    """
+    several = isinstance(generator, (list, tuple))
+    for one in generator if several else [] if generator is None else [generator]:
+        if not isinstance(one, torch.Generator):
+            raise InputError(f"generator must be a torch.Generator or a list of them, but is {generator!r}")
+    if several and len(generator) != samples:
+        raise InputError(f"generator is a list of {len(generator)}, but {samples} pictures are to be made")
+    return list(generator) if several else generator
 
 
 def _given_back(returned: Any, latents: Tensor) -> Tensor:

@@ -66,12 +66,14 @@ def frame_of(mask: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
 def portrait_box(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the part of a picture that is the portrait of what a mask covers: left, top, right and bottom in pixels.
 
+    It is a quarter of the picture wide at least: less shows nothing that an encoder could tell.
+
     Args:
         mask: where the subject is.
         size: width and height of the picture, in pixels.
     """
     y, x, extent = (float(share) * min(size) for share in frame_of(mask[None])[0])
-    side = min(round(extent / PORTRAIT[2]), *size)
+    side = min(max(round(extent / PORTRAIT[2]), min(size) // 4, 1), *size)
     left, top = (
         min(max(round(middle - side / 2), 0), length - side) for middle, length in zip((x, y), size, strict=True)
     )

@@ -9,6 +9,7 @@ Shapes: `h w` cells of a coarse grid over the picture, whose longer side has 64 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,6 +98,13 @@ class Portrait:
     what has one grey level or is thinner than three pixels there."""
     subject: Outline | None
     """None where none could be told from the background."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether a picture can have it: sizes above 0, and a subject that has one, in numbers."""
+        box = () if self.subject is None else self.subject.box
+        thing = self.subject is None or (self.subject.extent > 0 and all(map(math.isfinite, box)))
+        return thing and min(*self.stored, *self.size, self.side) > 0
 
     @property
     def padded(self) -> str:

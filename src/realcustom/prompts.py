@@ -138,6 +138,40 @@ def find_word(
     return TargetWord(said, begin, tokens, tuple(pieces))
 
 
+def find_words(
+    sentences: Sequence[str], said: Sequence[Sequence[tuple[str, int | None]]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[TargetWord]]:
+    """Return the words of several subjects in several sentences.
+
+    Args:
+        sentences: the prompts.
+        said: for each subject and each sentence, its word and its occurrence, see `find_word`.
+        tokenizer: of the text encoder.
+
+    Returns:
+        For each subject the words, one a sentence.
+
+    Raises:
+        InputError: a sentence does not say a word, or two subjects have the same one.
+    """
+    words = [
+        [
+            find_word(sentence, word, tokenizer, occurrence=occurrence)
+            for sentence, (word, occurrence) in zip(sentences, subject, strict=True)
+        ]
+        for subject in said
+    ]
+    for together in zip(*words, strict=True):
+        for word in together:
+            if sum(not set(word.tokens).isdisjoint(other.tokens) for other in together) > 1:
+                raise InputError(
+                    f"two subjects have the word {word.text!r}, or a part of it; tell them apart with occurrence=1 and "
+                    "occurrence=2 in a prompt that says it twice, or give several pictures of one subject as one "
+                    "Subject(image=[...])"
+                )
+    return words
+
+
 def cut_off(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the end of a prompt that the text encoder does not read; "" if it reads it all."""
     read = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)

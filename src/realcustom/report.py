@@ -117,7 +117,11 @@ class SubjectReport:
             else f"its mask covers, step by step, {', '.join(covered)} of the picture"
         )  # fmt: skip
         known = [strength for strength in self._mean_strengths() if strength is not None]
-        acted = f"{np.mean(known):.2f} times as strongly as the text" if known else "not at all: its scale or mask is 0"
+        acted = (
+            f"{np.mean(known):.2f} times as strongly as the text"
+            if known
+            else "not at all: its scale or mask is 0, or no step lies between its start and end"
+        )
         lines.append(f"in it the subject acted {acted}")
         if self.overlaps:
             lines.append(f"it overlaps another subject's by {self._overlap():.0%}")

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from realcustom.errors import InputError
-from realcustom.pictures import write_whole
+from realcustom.pictures import decode_picture, write_whole
 from realcustom.portrait import Portrait
 from realcustom.vision import ImageFeatures
 
@@ -48,8 +48,7 @@ class SavedSubject:
             InputError: the name does not end in .subject.safetensors, exists and may not be overwritten, or cannot be written.
         """
         path = Path(path)
-        if not path.name.endswith(SUFFIX) or path.name == SUFFIX:
-            raise InputError(f"a saved subject's name must end in {SUFFIX}, but is {path}")
+        check_name(path)
         stream = io.BytesIO()
         self.preview.save(stream, "PNG")
         tensors = {
@@ -81,18 +80,36 @@ class SavedSubject:
             raise InputError(f"{path} cannot be read as a saved subject: {error}") from error
         try:
             told = json.loads(metadata["subject"])
+            if not isinstance(told, dict):
+                raise ValueError("what it says of the subject has no names")
             portrait = TypeAdapter(Portrait).validate_python(told.pop("portrait"))
-            preview = Image.open(io.BytesIO(tensors.pop("preview").numpy().tobytes()), formats=["PNG"])
-            preview.load()
+            if not portrait.sound:
+                raise ValueError("its portrait is none that a picture can have")
+            preview = decode_picture(io.BytesIO(tensors.pop("preview").numpy().tobytes()), Path(path))
             texts = {name: str(told[name]) for name in ("word", "encoder", "note")}
             return cls(_features(tensors), portrait, preview.convert("RGB"), **texts)
-        except (ValueError, KeyError, TypeError, OSError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
             raise InputError(f"{path} is no whole saved subject: {error}") from error
+
+
+def check_name(path: Path) -> None:
+    """Check that a saved subject's file is named as one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not path.name.endswith(SUFFIX) or path.name == SUFFIX:
+        raise InputError(f"a saved subject's name must end in {SUFFIX}, but is {path}")
 
 
 def _features(tensors: dict[str, Tensor]) -> ImageFeatures:
     shallow = sorted((name for name in tensors if name.startswith("shallow.")), key=lambda name: int(name[8:]))
     features = ImageFeatures(tensors["deep"], tensors.get("local"), tuple(tensors[name] for name in shallow))
+    features = ImageFeatures(
+        features.deep.float(),
+        None if features.local is None else features.local.float(),
+        tuple(layer.float() for layer in features.shallow),
+    )
     for tensor in (features.deep, features.local, *features.shallow):
         if tensor is not None and (tensor.ndim != 3 or len(tensor) != 1 or not bool(torch.isfinite(tensor).all())):
             raise ValueError("its features are not those of one picture")

@@ -26,12 +26,13 @@ from realcustom.attention import (
     cross_attention_layers,
     tapped_processors,
 )
+from realcustom.checks import check_choice, check_finite, check_positive_share, check_share
 from realcustom.customization import Actor, Customization, MaskSettings
 from realcustom.errors import InputError
 from realcustom.loading import load_part
-from realcustom.masks import MaskMode
+from realcustom.masks import NORMALIZATIONS, MaskMode
 from realcustom.pipeline import check_fit, check_layers, defaults_of
-from realcustom.prompts import TextStates, find_word, word_columns
+from realcustom.prompts import TextStates, find_words, word_columns
 from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
 from realcustom.subject import Likeness, Subject
@@ -68,11 +69,16 @@ class _Attachment:
     """What the UNet was told then: the text of every picture."""
     call: tuple[Any, Any] | None = None
     """What the UNet call at hand was given; None if it is to be left as it is."""
-    ended: bool = False
+    ended: bool = True
+    """Whether the UNet is called for something else until a next run begins."""
 
     def begin(self, prompts: Sequence[str]) -> None:
         """Begin a new run, of which nothing is known but its prompts."""
         self.prompts, self.run, self.states, self.ended = prompts, None, None, False
+
+    def end(self) -> None:
+        """Forget the run: the next one begins when the pipeline is called."""
+        self.prompts, self.run, self.states, self.ended = (), None, None, True
 
     def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Let the UNet record where the words look, if the next mask comes from there."""
@@ -93,7 +99,8 @@ class _Attachment:
             return  # another pipeline that has this UNet, too
         # Of lists the UNet takes what it has used, and it is called twice.
         self.call = arguments, {name: list(one) if isinstance(one, list) else one for name, one in named.items()}
-        self.tap.latent_size, self.tap.spreads = (sample.shape[2], sample.shape[3]), self.run.settings.refined
+        self.tap.latent_size = (sample.shape[2], sample.shape[3])
+        self.tap.spread_grid = self.run.grid if self.run.settings.refined else None
         self.run.watch()
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -103,7 +110,6 @@ class _Attachment:
             return None
         sample, timestep = _argument(arguments, named, 0, "sample"), _argument(arguments, named, 1, "timestep")
         timestep = torch.as_tensor(timestep).flatten()[0]
-        self.ended = bool(timestep == self.pipeline.scheduler.timesteps[-1])
         predicted = output[0] if isinstance(output, tuple) else output.sample
         batch, pictures = len(sample), len(run.text.states)
         if batch not in (pictures, 2 * pictures):
@@ -111,6 +117,7 @@ class _Attachment:
                 f"the UNet was called with {batch} rows for {pictures} pictures; RealCustom knows one or two rows for each"
             )
         run.find_mask()
+        self.ended = len(run.masks) >= run.evaluations
         rows = run.acting_rows()
         if not len(rows):
             return None
@@ -151,11 +158,8 @@ class _Attachment:
         encoder = SubjectEncoder(self.pipeline.vae, _side(self.pipeline), self.image_encoder, self.image_encoder_2)
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
         actors = []
-        for subject in self.subjects:
-            words = [
-                find_word(prompt, subject.word, self.pipeline.tokenizer, occurrence=subject.occurrence)
-                for prompt in prompts
-            ]
+        said = [[(subject.word, subject.occurrence)] * len(prompts) for subject in self.subjects]
+        for subject, words in zip(self.subjects, find_words(prompts, said, self.pipeline.tokenizer), strict=True):
             columns = word_columns(words, states.shape[1]).repeat_interleave(pictures // len(words), dim=0)
             given = None if subject.mask is None else given_mask(subject.mask, pictures, grid, device)
             with torch.no_grad():
@@ -167,9 +171,12 @@ class _Attachment:
                 ]
             scales = torch.full((pictures,), self.scale * subject.scale, device=device)
             actors.append(
-                Actor(references, columns.to(device), scales, given, subject.mask_mode, subject.start, subject.end)
-            )
-        text, evaluations = TextStates(own.to(dtype), None), len(self.pipeline.scheduler.timesteps)
+                Actor(
+                    references, columns.to(device), scales, given,
+                    mode=subject.mask_mode, start=subject.start, end=subject.end,
+                )
+            )  # fmt: skip
+        text, evaluations = TextStates(own.to(dtype), None), self.pipeline.num_timesteps
         run = Customization(self.adapter, self.tap, text, actors, grid, evaluations, self.settings, self.token_ratio)
         return run, own
 
@@ -283,7 +290,7 @@ def set_realcustom_subjects(
         InputError: no adapter is loaded, or an argument cannot be used.
     """
     attachment = _attachment(pipeline)
-    if not subjects or not all(isinstance(one, Subject) for one in subjects):
+    if not isinstance(subjects, (list, tuple)) or not subjects or not all(isinstance(one, Subject) for one in subjects):
         raise InputError(f"subjects must be a list of realcustom.Subject, but is {subjects!r}")
     prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
     defaults = defaults_of(attachment.adapter)
@@ -293,12 +300,16 @@ def set_realcustom_subjects(
         frozen_after=defaults["mask_frozen_after"],
     )
     check_layers(_stock(pipeline.unet), settings.layers)
+    check_share("mask_settings.scope", settings.scope)
+    check_choice("mask_settings.normalization", settings.normalization, NORMALIZATIONS)
+    check_positive_share("token_ratio", token_ratio)
+    check_finite({} if subject_guidance_scale is None else {"subject_guidance_scale": subject_guidance_scale})
     attachment.subjects, attachment.named_prompts = list(subjects), prompts or ()
     attachment.token_ratio, attachment.settings = token_ratio, settings
     attachment.subject_guidance_scale = (
         defaults["subject_guidance_scale"] if subject_guidance_scale is None else subject_guidance_scale
     )
-    attachment.begin(prompts or ())
+    attachment.end()
 
 
 def set_realcustom_scale(pipeline: DiffusionPipeline, scale: float) -> None:

@@ -70,7 +70,7 @@ class Subject:
                     f"subject_image must be a PIL picture or a saved subject, but is a {type(picture).__name__}"
                 )
         if not isinstance(self.word, str):
-            raise InputError(f"subject_word must be a sentence or a list of sentences, but is {self.word!r}")
+            raise InputError(f"the word of a subject must be a text, but is {self.word!r}")
         if self.occurrence is not None:
             check_least("occurrence", self.occurrence, 1)
         check_finite({"subject_scale": self.scale})
@@ -88,11 +88,12 @@ class Subject:
         if self.weights is None:
             return
         numbers = isinstance(self.weights, (list, tuple)) and all(
-            is_number(weight) and 0 < weight <= 1000 for weight in self.weights
+            is_number(weight) and 0.001 <= weight <= 1000 for weight in self.weights
         )
         if not numbers or len(self.weights) != len(self.images):
             raise InputError(
-                f"weights must be a number above 0 for each of the {len(self.images)} pictures, but are {self.weights!r}"
+                f"weights must be a number from 0.001 to 1000 for each of the {len(self.images)} pictures, but are "
+                f"{self.weights!r}"
             )
 
     def _check_box(self) -> None:

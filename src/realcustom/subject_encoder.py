@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from realcustom.adapter import RealCustomAdapter
@@ -82,8 +83,11 @@ class SubjectEncoder:
                 [_squashed(one, side) if squashed else _pixels(fit_reference(one, side)) for one in pictures]
             )
             seen = _each(self.features(pixels.to(device), adapter))
+        for one in likenesses:
+            if isinstance(one, SavedSubject):
+                self.require(one, adapter)
         features = _together(
-            [self._saved(one, adapter) if isinstance(one, SavedSubject) else seen.pop(0) for one in likenesses], device
+            [one.features if isinstance(one, SavedSubject) else seen.pop(0) for one in likenesses], device
         )
         wanted, width = adapter.config["feature_dim"], features.deep.shape[2]
         if width != wanted:
@@ -116,30 +120,36 @@ class SubjectEncoder:
         return SavedSubject(kept, self.examine(picture), seen, word, self.name(adapter), note)
 
     def name(self, adapter: RealCustomAdapter) -> str:
-        """Return the name of the encoder, and a hash of all that decides the features that an adapter gets from it."""
+        """Return the name of the encoder, and two hashes of all that decides the features that an adapter gets from it.
+
+        An encoder and its copy in fewer digits have one of them in common, see `same_encoder`.
+        """
         parts = [part for part in (self.image_encoder, self.image_encoder_2) if part is not None]
         seen_by: list[Any] = parts or [self.vae.encoder]
-        digest = hashlib.sha256()
-        for part in seen_by:
-            for _, weights in sorted(part.state_dict().items()):
-                digest.update(weights.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
         scaling = [self.vae.config.get(name) for name in ("scaling_factor", "shift_factor")] if not parts else []
         told = [
             self.reference_side,
             scaling,
             {key: list(value) for key, value in (adapter.config["feature_layers"] or {}).items()},
         ]
-        digest.update(json.dumps(told, sort_keys=True).encode())
-        return f"{' and '.join(type(part).__name__ for part in parts or [self.vae])} {digest.hexdigest()[:12]}"
+        hashes = []
+        for hashed in zip(*map(_hashes, seen_by), strict=True):
+            digest = hashlib.sha256(json.dumps([*hashed, told], sort_keys=True).encode())
+            hashes.append(digest.hexdigest()[:12])
+        return f"{' and '.join(type(part).__name__ for part in parts or [self.vae])} {'-'.join(hashes)}"
 
-    def _saved(self, subject: SavedSubject, adapter: RealCustomAdapter) -> ImageFeatures:
+    def require(self, subject: SavedSubject, adapter: RealCustomAdapter) -> None:
+        """Check that a saved subject was seen by this encoder.
+
+        Raises:
+            InputError: it was seen by another one.
+        """
         own = self.name(adapter)
-        if subject.encoder != own:
+        if not same_encoder(subject.encoder, own):
             raise InputError(
                 f"the saved subject {subject.word!r} was seen by {subject.encoder}, but this model sees with {own}; save it "
                 "again from its picture with this model"
             )
-        return subject.features
 
     def features(self, levels: Tensor, adapter: RealCustomAdapter) -> ImageFeatures:
         """Return the features of square pictures `[n, 3, h, w]` in [0, 1].
@@ -249,3 +259,35 @@ def _grey_levels(picture: Image.Image) -> np.ndarray:
     opaque = Image.new("LA", upright.size, 0)
     opaque.alpha_composite(upright.convert("LA"))
     return np.asarray(opaque.getchannel("L"), np.float32) / 255
+
+
+def same_encoder(one: str, other: str) -> bool:
+    """Whether two names of encoders are of the same one, perhaps in numbers of different types."""
+    (kind, _, hashes), (other_kind, _, other_hashes) = one.rpartition(" "), other.rpartition(" ")
+    return kind == other_kind and not set(hashes.split("-")).isdisjoint(other_hashes.split("-"))
+
+
+_HASHES: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], list[str]]] = WeakKeyDictionary()
+"""Of modules that were hashed, with what tells whether their numbers are still the same."""
+
+
+def _hashes(part: nn.Module) -> list[str]:
+    """Return the hashes of a module's numbers, rounded to bfloat16 at once and by way of float16.
+
+    Rounding twice is not rounding once: a copy in bfloat16 shares the first with what it was made of, one in float16 the
+    second.
+    """
+    state = sorted(part.state_dict().items())
+    if any(weights.is_meta for _, weights in state):
+        raise InputError(
+            "a saved subject cannot be checked while its encoder's numbers are away from the module; take "
+            "enable_model_cpu_offload instead of enable_sequential_cpu_offload, or the picture itself"
+        )
+    version = [(weights.data_ptr(), weights._version) for _, weights in state]
+    if part not in _HASHES or _HASHES[part][0] != version:
+        digests = hashlib.sha256(), hashlib.sha256()
+        for _, weights in state:
+            for digest, first in zip(digests, (weights, weights.to(torch.float16)), strict=True):
+                digest.update(first.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+        _HASHES[part] = version, [digest.hexdigest() for digest in digests]
+    return _HASHES[part][1]

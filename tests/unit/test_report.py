@@ -47,5 +47,5 @@ def test_the_lines_say_what_was_found_where_and_how_strongly():
     assert report(coverage=0.75).lines()[1] == "its mask covers 50% of the picture in every step"
     assert SubjectReport([WORD], [[0.5], [0.25]], [[None], [None]]).lines()[1:] == [
         "its mask covers, step by step, 50%, 25% of the picture",
-        "in it the subject acted not at all: its scale or mask is 0",
+        "in it the subject acted not at all: its scale or mask is 0, or no step lies between its start and end",
     ]

@@ -428,3 +428,62 @@ def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
     assert torch.equal(steps[0], steps[2])
     assert float((steps[0] > 0).float().mean()) == 0.5
     assert set(cross_attention_layers(pipe.unet))
+
+
+@pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "DDIMScheduler"])
+def test_the_subject_acts_in_every_evaluation_also_of_a_solver_that_evaluates_twice(pipe, adapter, subject, scheduler):
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    evaluations = []
+    handle = pipe.unet.register_forward_pre_hook(lambda *_: evaluations.append(1))
+    call(pipe)
+    handle.remove()
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    call(pipe)
+    assert len(realcustom_masks(pipe).steps) == len(evaluations)
+
+
+def test_shares_of_an_image_to_image_run_are_those_of_the_steps_that_it_has(sd, adapter, subject):
+    pipe = quiet(diffusers.StableDiffusionImg2ImgPipeline(**sd, **NO_CHECKER))
+
+    def made(**times):
+        set_realcustom_subjects(pipe, [Subject(subject, "dog", **times)])
+        return pipe(PROMPT, Image.new("RGB", (32, 32), "blue"), strength=0.5, num_inference_steps=8,
+                    generator=torch.Generator().manual_seed(0), output_type="latent").images  # fmt: skip
+
+    load_realcustom(pipe, adapter)
+    late, early, never = made(start=0.5), made(end=0.5), made(start=0.99)
+    assert not torch.equal(late, never)
+    assert not torch.equal(early, never)
+
+
+def test_until_its_pipeline_is_called_a_subject_does_not_act_on_another_with_the_same_unet(pipe, sd, adapter, subject):
+    other = quiet(diffusers.StableDiffusionPipeline(**sd, **NO_CHECKER))
+    before = call(other)
+    load_realcustom(pipe, adapter)
+    for named in ({}, {"prompt": PROMPT}):
+        set_realcustom_subject(pipe, subject, "dog", **named)
+        assert torch.equal(call(other), before)
+        assert realcustom_masks(pipe) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"token_ratio": 0}, "token_ratio must be"), ({"subject_guidance_scale": float("nan")}, "subject_guidance_scale"),
+        ({"mask_settings": MaskSettings(scope=2)}, r"mask_settings\.scope"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_used_are_refused_before_a_call(pipe, adapter, subject, settings, told):
+    load_realcustom(pipe, adapter)
+    with pytest.raises(InputError, match=told):
+        set_realcustom_subject(pipe, subject, "dog", **settings)
+
+
+def test_two_subjects_need_two_words(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subjects(pipe, [Subject(subject, "dog"), Subject(subject, "dog")])
+    with pytest.raises(InputError, match="two subjects have the word 'dog'"):
+        call(pipe)
+    with pytest.raises(InputError, match=r"subjects must be a list of realcustom\.Subject"):
+        set_realcustom_subjects(pipe, Subject(subject, "dog"))

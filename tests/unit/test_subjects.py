@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from realcustom import SavedSubject, Subject
@@ -131,7 +134,7 @@ def test_two_subjects_of_one_noun_are_told_apart_by_occurrence(run):
     both = run(Subject(picture(), "dog", 1), Subject(picture("blue"), "dog", 2), prompt=said)
     words = [one.words[0] for one in both.report.subjects]
     assert words[0].start < words[1].start
-    with pytest.raises(InputError, match="two subjects have the word 'dog'; tell them apart with occurrence=1"):
+    with pytest.raises(InputError, match="two subjects have the word 'dog', or a part of it; tell them apart with occurrence=1"):
         run(Subject(picture(), "dog", 1), Subject(picture("blue"), "dog", 1), prompt=said)
 
 
@@ -150,14 +153,14 @@ def test_several_pictures_of_a_call_are_as_those_of_calls_of_their_own(pipe):
     [
         ({"image": "dog.png"}, "subject_image must be a PIL picture or a saved subject, but is a str"),
         ({"image": []}, "needs at least one picture"),
-        ({"word": 7}, "subject_word must be a sentence"),
+        ({"word": 7}, "word of a subject must be a text"),
         ({"occurrence": 0}, "occurrence must be at least 1"),
         ({"scale": "much"}, "subject_scale must be a number"),
         ({"mask_mode": "union"}, "mask_mode 'union' was given without mask"),
         ({"start": 0.8, "end": 0.2}, "start must lie before end, but they are 0.8 and 0.2"),
         ({"start": -1}, "start must be a share from 0 to 1"),
-        ({"weights": [1.0, 2.0]}, "weights must be a number above 0 for each of the 1 pictures"),
-        ({"weights": [0.0]}, "weights must be a number above 0"),
+        ({"weights": [1.0, 2.0]}, "weights must be a number from 0.001 to 1000 for each of the 1 pictures"),
+        ({"weights": [0.0]}, "weights must be a number from"),
         ({"box": (0, 0, 99, 9)}, r"box \(0, 0, 99, 9\) reaches beyond the picture of 32 x 32"),
         ({"box": (9, 0, 3, 9)}, "box must be left, top, right and bottom"),
         ({"image": [picture(), picture()], "box": (0, 0, 9, 9)}, "box says which part of one picture"),
@@ -219,3 +222,75 @@ class TestSaved:
         save_file({"deep": torch.zeros(1, 4, 8)}, tmp_path / "other.subject.safetensors")
         with pytest.raises(InputError, match="holds no saved subject"):
             SavedSubject.load(tmp_path / "other.subject.safetensors")
+
+    @pytest.mark.parametrize("told", ["5", "null", "[" * 100_000, '{"portrait": 3}'])
+    def test_what_a_strange_file_says_is_refused(self, saved, told):
+        with safe_open(str(saved), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, saved, {"format": "realcustom.subject.1", "subject": told})
+        with pytest.raises(InputError, match="is no whole saved subject"):
+            SavedSubject.load(saved)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_is_known_to_a_copy_of_its_encoder_in_fewer_digits(self, tiny, saved, dtype):
+        copy = tiny.pipeline()
+        copy.to(dtype=dtype)
+        copy.subject_encoder.require(SavedSubject.load(saved), copy.adapter)
+        again = tiny.pipeline()
+        with torch.no_grad():
+            next(again.vae.encoder.parameters()).mul_(1.5)
+        with pytest.raises(InputError, match="was seen by"):
+            again.subject_encoder.require(SavedSubject.load(saved), again.adapter)
+
+    def test_half_precision_features_are_read_as_float32(self, saved):
+        with safe_open(str(saved), "pt") as file:
+            tensors, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        save_file({**tensors, "deep": tensors["deep"].to(torch.bfloat16)}, saved, told)
+        assert SavedSubject.load(saved).features.deep.dtype == torch.float32
+
+
+def test_subjects_that_never_act_together_share_no_cell(run):
+    everywhere = torch.ones(8, 8)
+    first = replace(DOG, mask=everywhere, end=0.5)
+    second = replace(CAT, mask=everywhere, start=0.5)
+    masks = run(first, second).masks.each[:, :, 0]  # [steps, subjects, h, w]
+    for step in range(STEPS):
+        acting = 0 if step < STEPS // 2 else 1
+        assert (masks[step, acting] == 1).all()
+    together = run(replace(DOG, mask=everywhere), replace(CAT, mask=everywhere)).masks.each[:, :, 0]
+    assert (together < 1).all()
+
+
+def test_a_subject_of_scale_zero_takes_no_cell_of_another(run):
+    everywhere = torch.ones(8, 8)
+    masks = run(replace(DOG, mask=everywhere), replace(CAT, mask=everywhere, scale=0.0)).masks.each
+    assert (masks[:, 0] == 1).all()
+
+
+def test_a_picture_in_which_a_subject_does_not_act_says_no_strength(pipe):
+    chosen = {"guidance": "direct", "mask_source": "previous", "num_inference_steps": STEPS, "output_type": "np"}
+    made = pipe(
+        PROMPT, picture(), "dog", num_images_per_prompt=2, subject_scale=[1.0, 0.0], height=SIDE, width=SIDE, **chosen
+    )
+    for acted, twin in made.report.subjects[0].visual_to_textual:
+        assert acted > 0
+        assert twin is None
+    assert not any("raise subject_scale" in sentence for sentence in made.report.advice)
+
+
+def test_masks_and_report_can_be_read_as_keys(run):
+    made = run(DOG)
+    assert made["masks"] is made.masks
+    assert made["report"] is made.report
+    assert len(made.to_tuple()) == 3
+
+
+def test_a_mode_of_masks_beside_subjects_is_refused(pipe):
+    with pytest.raises(InputError, match="mask_mode was given beside subjects"):
+        pipe(PROMPT, subjects=[DOG], mask_mode="union")
+
+
+@pytest.mark.parametrize("flag", ["mask_threshold", "mask_refined", "mask_binary"])
+def test_a_flag_is_true_or_false(run, flag):
+    with pytest.raises(InputError, match=flag):
+        run(DOG, **{flag: "yes"})

@@ -29,6 +29,7 @@ from realcustom.errors import InputError
 from realcustom.painting import Painter, Source
 from realcustom.pictures import as_seen, labelled_grid, read_picture, require_free, write_picture
 from realcustom.provenance import PictureSettings, likeness_hash, picture_hash, read_provenance
+from realcustom.saved_subject import SavedSubject
 from realcustom.subject import Likeness, read_likeness, shown
 
 SHEET, CELL = "contact-sheet.png", 256
@@ -124,6 +125,8 @@ def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, sh
     for picture in job.pictures():
         if isinstance(picture, Image.Image):
             as_seen(picture)
+        elif isinstance(picture, SavedSubject):
+            painter.pipeline.subject_encoder.require(picture, painter.pipeline.adapter)
     return job
 
 
@@ -155,7 +158,7 @@ def _refuse_others(jobs: Sequence[Job], folder: Path) -> None:
     sheet = folder / SHEET
     require_free(sheet, overwrite=True)
     for job in jobs:
-        keep({f"the subject of row {job.number}": job.subject, f"the mask of row {job.number}": job.mask}, [sheet])
+        keep([(f"the subject of row {job.number}", job.subject), (f"the mask of row {job.number}", job.mask)], [sheet])
     if sheet.exists() and not _is_sheet(sheet):
         raise InputError(f"{sheet} is no sheet of this command; move it away, or name another --output")
 

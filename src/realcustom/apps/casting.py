@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,16 @@ class Cast:
     sources: list[Source]
     settings: dict[str, Any]
     """What `PictureSettings` says of them."""
-    files: dict[str, Path] = field(default_factory=dict)
-    """Every file that was read, by what it is."""
+    files: Sequence[tuple[str, Path]] = ()
+    """Every file that was read, behind what it is."""
+
+    @property
+    def word(self) -> str | None:
+        """The word of the subject, if there is but one."""
+        several = self.settings.get("subjects")
+        if several is None:
+            return self.settings["subject_word"]
+        return several[0].word if len(several) == 1 else None
 
 
 def read_cast(options: argparse.Namespace) -> Cast:
@@ -62,8 +70,8 @@ def read_cast(options: argparse.Namespace) -> Cast:
         source, setting = _subject(group)
         sources.append(source)
         settings.append(setting)
-    files = {f"the picture of {one.word!r}": one.image for one in told}
-    files |= {f"the mask of {one.word!r}": Path(one.said["mask"]) for one in told if "mask" in one.said}
+    files = [(f"the picture of {one.word!r}", one.image) for one in told]
+    files += [(f"the mask of {one.word!r}", Path(one.said["mask"])) for one in told if "mask" in one.said]
     return Cast(sources, {"subjects": settings}, files)
 
 
@@ -80,7 +88,10 @@ def _one(options: argparse.Namespace) -> Cast:
     if word is None:
         raise InputError("--word is missing: the word or phrase of the prompt that stands for the subject")
     mask = None if options.mask is None else read_picture(options.mask)
-    files = {"the subject's picture": options.subject, **({} if options.mask is None else {"the mask": options.mask})}
+    files = [
+        ("the subject's picture", options.subject),
+        *([] if options.mask is None else [("the mask", options.mask)]),
+    ]
     settings = {"subject_word": word, "occurrence": options.occurrence, "mask_mode": options.mask_mode}
     return Cast([Source([likeness], mask)], settings, files)
 
@@ -130,6 +141,10 @@ def _subject(group: Sequence[_Told]) -> tuple[Source, SubjectSettings]:
     values: dict[str, Any] = {name.replace("-", "_"): value for name, value in first.said.items()}
     mask = values.pop("mask", None)
     values.pop("weight", None)
+    if len(group) == 1 and "weight" in first.said:
+        raise InputError(
+            f"--subject {first.text!r} says the weight of its one picture, which nothing is weighed against"
+        )
     if any("weight" in one.said for one in group):
         values["weights"] = [one.said.get("weight", 1.0) for one in group]
     if "box" in values:

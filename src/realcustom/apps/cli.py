@@ -122,13 +122,29 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes every negative number for a value, where argparse only takes those without an exponent."""
+    """Takes every negative number for a value, where argparse only takes those without an exponent.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        intermixed: options may also stand between two positional arguments of which the first may be left out.
+        **options: of argparse.
+    """
+
+    def __init__(self, *, intermixed: bool = False, **options: Any) -> None:
         super().__init__(**options)
+        self._intermixed = intermixed
         self._negative_number_matcher = re.compile(
             r"-(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|-inf(inity)?|-nan", re.IGNORECASE
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return what was told, and what of it is not known."""
+        if not self._intermixed:
+            return super().parse_known_args(args, namespace)
+        self._intermixed = False  # argparse's own way of intermixing calls this again
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = True
 
 
 class _Once(argparse.Action):
@@ -185,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "generate",
+        intermixed=True,
         help="make pictures of the subject of a picture",
         description="Make pictures of the subject of SUBJECT that obey PROMPT. --word names the subject in the prompt.",
         epilog=_examples(

@@ -22,6 +22,7 @@ from realcustom.painting import Painter, Painting, Source, random_seed, subjects
 from realcustom.pictures import mask_over, mask_picture, mask_strip, require_free, sheet
 from realcustom.placement import portrait_box
 from realcustom.provenance import PictureSettings, SubjectSettings
+from realcustom.subject import Subject
 
 TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
 MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mask-step"
@@ -47,10 +48,12 @@ def generate(options: argparse.Namespace) -> None:
         InputError: the picture, the prompt, an option or an output file cannot be used; nothing has been written.
     """
     quiet_libraries()
-    given, rounds = picture_options(options), _rounds(options)
+    given = picture_options(options)
+    _check_kept(options)
     if options.mask is not None:
         refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], options.mask_mode)
     cast = read_cast(options)
+    rounds = _rounds(options, cast.word)
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds, cast.files, len(rounds))
     painter = Painter.load(
@@ -72,14 +75,16 @@ def generate(options: argparse.Namespace) -> None:
     for path, one in zip(outputs[: len(painted)], painted, strict=True):
         target = beside(path, f"{ROUND}-1") if later else path
         pictures.append({"image": str(target), **one.told, **_write(one, target, options)})
-    for path in outputs[len(painted) :]:
-        if options.overwrite:
-            path.unlink(missing_ok=True)  # of an older run that kept more
+    for path in outputs[len(painted) :] if options.overwrite else []:
+        for older in [path, *(beside(path, kind) for kind in (MASK, MASK_OVER, MASK_STRIP)), *_step_masks(path)]:
+            older.unlink(missing_ok=True)  # of an older run that kept more
     for number, wanted in enumerate(later, start=2):
         for place, path in enumerate(outputs):
             painted[place] = _next_round(painter, painted[place], wanted)
             target = path if number == len(later) + 1 else beside(path, f"{ROUND}-{number}")
-            pictures[place] |= {"image": str(target), **_write(painted[place], target, options)}
+            before = pictures[place].pop("rounds", [])
+            written = {"image": str(target), **painted[place].told, **_write(painted[place], target, options)}
+            pictures[place] = {**written, "rounds": [*before, pictures[place]]}
     _tell(options, painted, pictures)
 
 
@@ -101,9 +106,20 @@ class _Painted:
         return self.painting.pictures[self.number]
 
 
-def _rounds(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return prompt and word of every round after the first."""
-    rounds, word = [], options.word
+def _check_kept(options: argparse.Namespace) -> None:
+    """Check the options that say which pictures are kept, against each other."""
+    for name, given in (("--twin", options.twin), ("--best-of", options.best_of)):
+        if options.then and given:
+            raise InputError(f"--then and {name} cannot be given together")
+    if options.best_of is not None and (options.twin or options.num_images != 1):
+        raise InputError("--best-of says how many pictures are made; leave --num-images and --twin out")
+    if options.best_of is not None and not 1 <= options.best_of <= MOST_IMAGES:
+        raise InputError(f"--best-of must be from 1 to {MOST_IMAGES}, but is {options.best_of}")
+
+
+def _rounds(options: argparse.Namespace, word: str | None) -> list[tuple[str, str]]:
+    """Return prompt and word of every round after the first, whose word is given."""
+    rounds = []
     for said in options.then or []:
         if len(said) > 2:
             raise InputError(f"--then takes a prompt, and the word in it if it is another one, but was given {said!r}")
@@ -113,11 +129,6 @@ def _rounds(options: argparse.Namespace) -> list[tuple[str, str]]:
                 "--then needs the word of its prompt that stands for the result before: --then PROMPT WORD"
             )
         rounds.append((said[0], word))
-    for name, given in (("--twin", options.twin), ("--best-of", options.best_of)):
-        if rounds and given:
-            raise InputError(f"--then and {name} cannot be given together")
-    if options.best_of and (options.twin or options.num_images != 1):
-        raise InputError("--best-of says how many pictures are made; leave --num-images and --twin out")
     return rounds
 
 
@@ -149,7 +160,8 @@ def _best(
     judges = load_strictly(Judges, SHIPPED)
     made: list[_Painted] = []
     found: list[Merit] = []
-    subjects = [source.pictures for source in cast.sources]
+    several: Sequence[Subject] = subjects_of(cast.sources, settings).get("subjects", ())
+    subjects = [one.likenesses for one in several] or [list(source.pictures) for source in cast.sources]
     for start in range(0, len(seeds), _AT_ONCE):
         part = seeds[start : start + _AT_ONCE]
         painting = painter.paint(cast.sources, [settings.model_copy(update={"seed": seed}) for seed in part])
@@ -185,7 +197,9 @@ def picture_seeds(first: int | None, count: int) -> list[int]:
     return [first + number for number in range(count)]
 
 
-def _outputs(options: argparse.Namespace, seeds: Sequence[int], files: Mapping[str, Path], rounds: int) -> list[Path]:
+def _outputs(
+    options: argparse.Namespace, seeds: Sequence[int], files: Sequence[tuple[str, Path]], rounds: int
+) -> list[Path]:
     """Return one path for each picture; it and everything that belongs to it can be written."""
     base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
     count = options.best_of or len(seeds)
@@ -253,7 +267,7 @@ def _tell(options: argparse.Namespace, painted: Sequence[_Painted], pictures: Se
             "model": options.model,
             "settings": provenance.settings.model_dump(exclude={"seed"}),
             "made_by": provenance.model_dump(include={"weights", "device", "dtype", "threads", "versions"}),
-            "seconds": round(painting.seconds, 3),
+            "seconds": round(sum({id(one.painting): one.painting.seconds for one in painted}.values()), 3),
             "report": painting.report.to_dict(),
         }
         print(json.dumps(about, allow_nan=False))

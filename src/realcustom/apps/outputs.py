@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -28,18 +28,19 @@ def save(picture: Image.Image, path: Path, provenance: Provenance | None) -> Non
     write_picture(picture, path, None if provenance is None else provenance.png_texts())
 
 
-def keep(sources: Mapping[str, Path | None], outputs: Iterable[Path]) -> None:
+def keep(sources: Iterable[tuple[str, Path | None]], outputs: Iterable[Path]) -> None:
     """Check that nothing is written over what a picture is made of, under whatever name.
 
     Args:
-        sources: files that are there, by what they are; None for one that was not given.
+        sources: files that are there, behind what they are; None for one that was not given.
         outputs: files that may be there.
 
     Raises:
         InputError: an output is one of the sources.
     """
+    known = list(sources)
     for output in outputs:
-        for what, source in sources.items():
+        for what, source in known:
             if source is not None and output.exists() and output.samefile(source):
                 raise InputError(f"{output} is {what} itself, which is never overwritten; choose another name")
 

@@ -36,10 +36,10 @@ def replay(options: argparse.Namespace) -> None:
     output = options.output or beside(options.picture, AGAIN)
     require_free(output, overwrite=options.overwrite)
     sources = _sources(asked, options.subjects, options.masks)
-    keep({"the picture": options.picture}, [output])
-    for what, paths in {"the subject's picture": options.subjects, "the mask": options.masks}.items():
-        for path in paths:
-            keep({what: path}, [output])
+    made_of = [("the subject's picture", path) for path in options.subjects] + [
+        ("the mask", path) for path in options.masks
+    ]
+    keep([("the picture", options.picture), *made_of], [output])
     model = options.model or _named_model(asked)
     torch.set_num_threads(asked.threads)
     painter = Painter.load(

@@ -1,4 +1,4 @@
-"""`realcustom subject check`: what the encoder sees of a subject's picture, and what would make it a better one."""
+"""`realcustom subject`: what the encoder sees of a subject's picture, told (`check`) or written down (`save`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from realcustom.errors import InputError
 from realcustom.finding import locate, picture_side
 from realcustom.loading import resolve
 from realcustom.painting import Painter
-from realcustom.pictures import read_picture, require_free, write_picture
+from realcustom.pictures import read_picture, require_free, require_place, write_picture
 from realcustom.portrait import examine, fit_reference
+from realcustom.saved_subject import check_name
 
 
 def save(options: argparse.Namespace) -> None:
@@ -24,6 +25,10 @@ def save(options: argparse.Namespace) -> None:
         InputError: the picture, the model or the output file cannot be used; nothing has been written.
     """
     quiet_libraries()
+    if not options.word.strip():
+        raise InputError("--word is empty; give the word that stands for the subject")
+    check_name(options.output)
+    require_place(options.output, overwrite=options.overwrite)
     picture = read_picture(options.picture)
     pipeline = Painter.load(options.model, options.adapter).pipeline
     if pipeline.adapter is None:
@@ -47,7 +52,7 @@ def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_j
         require_free(save, overwrite=overwrite)
     opened = read_picture(picture)
     if save is not None:
-        keep({"the subject's picture": picture}, [save])
+        keep([("the subject's picture", picture)], [save])
     locate(model)  # so that no network is asked for what is no name of a model
     side = picture_side(resolve(model))
     if side is None:

@@ -118,5 +118,5 @@ def _claim(folder: Path, cells: list[Path], subject: Path, *, overwrite: bool) -
     stale = sorted(path for path in folder.iterdir() if _CELL.fullmatch(path.name) and path not in cells)
     for path in [folder / GRID, *cells, *stale]:
         require_free(path, overwrite=overwrite)
-        keep({"the subject's picture": subject}, [path])
+        keep([("the subject's picture", subject)], [path])
     return stale
