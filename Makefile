@@ -27,6 +27,9 @@ figures: $(VENV)/.ready
 	mkdir -p demo
 	$(BIN)/realcustom sweep $(EXAMPLES)/rocket.png "a rocket in the desert" --word rocket --seed 7 --x mask-scope 0.1 0.25 0.4 0.7 --output demo/scope --overwrite
 	cp demo/scope/grid.png docs/figures/scope.png
+	rm -rf demo/gallery
+	$(BIN)/realcustom batch $(EXAMPLES)/gallery.csv --output demo/gallery
+	cp demo/gallery/sheet.png docs/figures/gallery.png
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -327,6 +327,19 @@ class TestExtras:
         assert {example.facts["noun"] for example in beside} == {"ice cream", "owl"}
         red = [(np.abs(example.picture.astype(int) - (220, 20, 20)).max(axis=2) < 12).sum() for example in beside]
         assert min(red) > 20
+        for example in beside:
+            is_red = np.abs(example.picture.astype(int) - (220, 20, 20)).max(axis=2) < 12
+            assert example.foreground[is_red].mean() > 0.9
+            assert (example.foreground >= example.region).all()
+            assert (example.foreground > 0.5).mean() < 0.9
+
+    def test_what_is_worn_belongs_to_the_foreground_and_not_to_the_thing(self, dressed):
+        scenes = source(dressed, worn_share=1.0)
+        for example in (scenes[number] for number in range(40)):
+            if "worn" in example.facts:
+                worn = (example.foreground > 0.9) & (example.region < 0.1)
+                assert worn.any()
+                assert example.picture[worn].max(axis=1).mean() < 60  # the hat is black
 
     def test_shares_are_kept_and_without_them_nothing_changes(self, dressed):
         scenes = source(dressed, worn_share=0.3, beside_share=0.2)

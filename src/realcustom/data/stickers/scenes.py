@@ -6,6 +6,7 @@ where it stopped, and two methods can be compared on the very same pictures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,6 +76,28 @@ WORN = {
     "glasses": Fit(0.7, 0.33, 0.5),
 }
 """What things can wear, and how."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scene is to show."""
+
+    drawing: int
+    """Row of the thing's drawing in the source's store."""
+    word: str
+    """The phrase that names the thing."""
+    colour: str
+    """The colour that the caption says of the thing; empty if it says none."""
+    hue: float
+    """How far the drawing's hue is turned, in degrees."""
+    place: Place
+    phrases: Sequence[str]
+    """Those that say the place and none of the thing's words."""
+    pose: Pose
+    worn: int | None
+    """Row of what the thing wears."""
+    beside: int | None
+    """Row of what is beside it."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +280,7 @@ class SceneSource:
     def __getitem__(self, number: int) -> Example:
         """Return scene `number` as a training example."""
         rng = np.random.default_rng([self.seed, 1, number])
-        scene, subject = self._compose(rng)
+        scene, subject = self._render(self._plan(rng), rng)
         facts = {"place": scene.place, "colour": scene.colour, "hue": f"{scene.hue:.0f}"}
         facts |= {name: value for name, value in (("worn", scene.worn), ("beside", scene.beside)) if value}
         facts |= {"noun": self.store.drawings[scene.drawing].noun, "style": self.store.drawings[scene.drawing].style}
@@ -275,7 +298,8 @@ class SceneSource:
 
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
-        return self._compose(np.random.default_rng([self.seed, 1, number]))[0]
+        rng = np.random.default_rng([self.seed, 1, number])
+        return self._render(self._plan(rng), rng)[0]
 
     def _place(self, rng: np.random.Generator) -> Place:
         return PLACES[rng.choice(len(PLACES), p=self._place_weights)]
@@ -305,57 +329,65 @@ class SceneSource:
         x, y = rng.normal(0.5, 0.02, 2)
         return Pose(x, y, size, rng.normal(0, 3), mirrored)
 
-    def _compose(self, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
-        """Return a scene, and its thing as a reference shows it.
-
-        Where the caption says another colour than the drawing's, the reference keeps the drawing's: the text decides.
-        """
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        """Return what a scene is to show."""
         options = self.options
         common = len(self._common) > 0 and rng.random() < options.common_share
         row = int(self._common[rng.integers(len(self._common))] if common else rng.integers(len(self.store)))
-        drawing, rgba = self.store.drawings[row], self.store.pixels[row]
-        subject = rgba
+        drawing = self.store.drawings[row]
         naming = rng.random()
         word = drawing.noun
         if naming < options.thing_share:
             word = "thing"
         elif naming < options.thing_share + options.kind_share:
             word = drawing.kind
-        thing, colouring, colour, turn = word, rng.random(), "", 0.0
+        colouring, colour, turn = rng.random(), "", 0.0
         if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
-            said = colouring < options.colour_share
-            if said:
+            if colouring < options.colour_share:
                 colour = str(rng.choice([name for name in HUES if name != word]))
-                target, thing = HUES[colour] + rng.normal(0, 5), f"{colour} {word}"
+                target = HUES[colour] + rng.normal(0, 5)
             else:
                 target = rng.uniform(0, 360)
             turn = float(target - self.store.hues[row])
-            rgba = shift_hue(rgba, turn)
-            subject = subject if said else rgba
         place, phrases = self._said_place(rng, word)
         pose = self._pose(rng)
         worn, beside = self._extras(rng, {*word.split(), *drawing.noun.split()})
-        canvas = self._background(rng, place, self.side)
+        return Plan(row, word, colour, turn, place, phrases, pose, worn, beside)
+
+    def _render(self, plan: Plan, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+        """Return a scene, and its thing as a reference shows it.
+
+        Where the caption says another colour than the drawing's, the reference keeps the drawing's: the text decides.
+        """
+        drawn, pose = self.store.pixels[plan.drawing], plan.pose
+        rgba = shift_hue(drawn, plan.hue) if plan.hue else drawn
+        subject = drawn if plan.colour else rgba
+        canvas = self._background(rng, plan.place, self.side)
         foreground = np.zeros(canvas.shape[:2], np.float32)
-        if beside is not None:
-            canvas, foreground = place_drawing(canvas, self.store.pixels[beside], self._beside(rng, pose))
-        if worn is None:
+        if plan.beside is not None:
+            canvas, foreground = place_drawing(canvas, self.store.pixels[plan.beside], self._beside(rng, pose))
+        if plan.worn is None:
             picture, region = place_drawing(canvas, rgba, pose)
             foreground = np.maximum(foreground, region)
         else:
-            fit, item = WORN[self.store.drawings[worn].noun], self.store.pixels[worn]
+            fit, item = WORN[self.store.drawings[plan.worn].noun], self.store.pixels[plan.worn]
             pose, on_it = with_headroom(pose, ink_box(rgba), ink_box(item), fit)
             bare_picture, region = place_drawing(canvas, rgba, pose)
             picture, covered = place_drawing(bare_picture, item, on_it)
             foreground = np.maximum(region, covered)
             region = region * (1 - covered)
-        where = phrases[0] if rng.random() < 0.5 else str(rng.choice(phrases))
+        where = plan.phrases[0] if rng.random() < 0.5 else str(rng.choice(plan.phrases))
         extras = {
             name: "" if other is None else self.store.drawings[other].noun
-            for name, other in (("worn", worn), ("beside", beside))
+            for name, other in (("worn", plan.worn), ("beside", plan.beside))
         }
+        thing = f"{plan.colour} {plan.word}" if plan.colour else plan.word
         said_so = caption(thing, where, rng, **extras)
-        return Scene(picture, region, foreground, said_so, word, place.name, pose, row, colour, turn, **extras), subject
+        scene = Scene(
+            picture, region, foreground, said_so, plan.word, plan.place.name, pose, plan.drawing, plan.colour, plan.hue,
+            **extras,
+        )  # fmt: skip
+        return scene, subject
 
     def _extras(self, rng: np.random.Generator, names: set[str]) -> tuple[int | None, int | None]:
         """Return the rows of what the thing wears and of what is beside it, whose nouns say none of its names."""
