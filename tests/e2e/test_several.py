@@ -153,6 +153,22 @@ def test_options_may_stand_between_subject_and_prompt(command, subject):
     assert (subject.parent / "made.png").exists()
 
 
+def test_what_is_said_of_words_masks_has_to_have_an_effect(command, subject, cat, tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    given = (
+        "--subject",
+        "subject.png:dog:mask=mask.png",
+        "--subject",
+        "cat.png:cat:mask=mask.png",
+        "--mask-scope",
+        "0.1",
+    )
+    code, said = command("generate", PROMPT, *given, "-o", "made.png")
+    assert (code, "--mask-scope would have no effect" in said.err) == (2, True)
+    code, said = command("generate", PROMPT, *given[:3], f"{given[3]}:mask-mode=union", *given[4:], "-o", "made.png")
+    assert code == 0, said.err
+
+
 @pytest.mark.parametrize("count", ["0", "-3", "1000"])
 def test_best_of_takes_a_number_of_pictures(command, subject, count):
     code, said = command("generate", "subject.png", "a dog", "--word", "dog", "--best-of", count)

@@ -134,7 +134,9 @@ def test_two_subjects_of_one_noun_are_told_apart_by_occurrence(run):
     both = run(Subject(picture(), "dog", 1), Subject(picture("blue"), "dog", 2), prompt=said)
     words = [one.words[0] for one in both.report.subjects]
     assert words[0].start < words[1].start
-    with pytest.raises(InputError, match="two subjects have the word 'dog', or a part of it; tell them apart with occurrence=1"):
+    with pytest.raises(
+        InputError, match="two subjects have the word 'dog', or a part of it; tell them apart with occurrence=1"
+    ):
         run(Subject(picture(), "dog", 1), Subject(picture("blue"), "dog", 1), prompt=said)
 
 

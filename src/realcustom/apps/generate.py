@@ -50,9 +50,10 @@ def generate(options: argparse.Namespace) -> None:
     quiet_libraries()
     given = picture_options(options)
     _check_kept(options)
-    if options.mask is not None:
-        refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], options.mask_mode)
     cast = read_cast(options)
+    if all(source.mask is not None for source in cast.sources):
+        mode = next((one for one in cast.mask_modes if one != "replace"), None)
+        refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], mode)
     rounds = _rounds(options, cast.word)
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds, cast.files, len(rounds))
