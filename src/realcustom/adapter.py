@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from realcustom.attention import View, cross_attention_layers
+from realcustom.errors import InputError
 from realcustom.masks import resize_mask
 from realcustom.placement import initial_log_precision
 from realcustom.projector import CrossScaleProjector, FeatureProjector
@@ -100,6 +101,27 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             if _key(name) in adapter.to_q:
                 adapter.to_q[_key(name)].weight.data.copy_(layer.to_q.weight)
         return adapter
+
+    def finer(self) -> RealCustomAdapter:
+        """Return an adapter with four tokens for each of this one's, to be trained further; see `FeatureProjector.finer`.
+
+        Raises:
+            InputError: its features are no patches of latents.
+        """
+        if not isinstance(self.projector, FeatureProjector):
+            raise InputError("only an adapter whose features are patches of latents can be made finer")
+        config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        finer = RealCustomAdapter(
+            **{
+                **config,
+                "feature_dim": config["feature_dim"] // 4,
+                "projector_grid": 2 * config["projector_grid"],
+                "score_gain": 4 * config["score_gain"],
+            }
+        )
+        projector = {f"projector.{name}": value for name, value in self.projector.finer().state_dict().items()}
+        finer.load_state_dict({**self.state_dict(), **projector})
+        return finer
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -39,6 +39,19 @@ class FeatureProjector(nn.Module):
     def forward(self, features: Float[Tensor, "b i c_f"]) -> Float[Tensor, "b i c_i"]:
         """Return the subject's tokens."""
         return self.norm(self.layers(self.embed(features) + self.position))
+
+    def finer(self) -> FeatureProjector:
+        """Return a projector of the four quarters of each feature, whose tokens are the same where the quarters are alike.
+
+        Features must be patches of cells, as `latent_features` makes them.
+        """
+        dim, quarters = self.embed.weight.shape[0], rearrange(self.embed.weight, "d (p c) -> p d c", p=4)
+        grid = round(self.position.shape[1] ** 0.5)
+        finer = FeatureProjector(quarters.shape[2], dim, len(self.layers.layers), 2 * grid)
+        spread = repeat(self.position, "1 (h w) d -> 1 (h y w x) d", h=grid, y=2, x=2)
+        state = {**self.state_dict(), "embed.weight": quarters.sum(dim=0), "position": spread}
+        finer.load_state_dict(state)
+        return finer
 
 
 class CrossScaleProjector(nn.Module):

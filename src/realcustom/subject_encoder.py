@@ -158,7 +158,9 @@ class SubjectEncoder:
             InputError: the adapter does not say which layers its features are of.
         """
         if self.image_encoder is None:
-            return ImageFeatures(latent_features(to_latents(self.vae, 2 * levels - 1)))
+            latents = to_latents(self.vae, 2 * levels - 1)
+            patch = round((adapter.config["feature_dim"] / latents.shape[1]) ** 0.5)
+            return ImageFeatures(latent_features(latents, max(1, patch)))
         if self.image_encoder_2 is None:
             return clip_features(levels, self.image_encoder)
         layers = adapter.config["feature_layers"]

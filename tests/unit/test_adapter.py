@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import Influence, attached
+from realcustom.errors import InputError
 from realcustom.prompts import TextStates
 from realcustom.schedule import alpha_at
 
@@ -184,3 +186,26 @@ def test_saving_and_loading_is_exact(tiny, unet, tmp_path, inputs, config):
 def test_alpha_is_the_root_of_the_schedule_and_linear_in_it_between_steps(timestep, cumulative):
     found = alpha_at(torch.tensor([0.96, 0.64, 0.16]), torch.tensor(timestep))
     assert float(found) == pytest.approx(cumulative**0.5)
+
+
+def test_a_finer_adapter_has_four_tokens_for_one_and_runs(tiny):
+    seen = tiny.pipeline()
+    grid = round(seen.subject_encoder.remember(tiny.subject(), seen.adapter, "dog").features.deep.shape[1] ** 0.5)
+    adapter = tiny.adapter(seen.unet, projector_depth=1, token_dim=32, projector_grid=grid)
+    pipe = tiny.pipeline(unet=seen.unet, adapter=adapter)
+    finer = adapter.finer()
+    assert finer.config["feature_dim"] * 4 == pipe.adapter.config["feature_dim"]
+    made = tiny.pipeline(unet=pipe.unet, adapter=finer)(
+        "a dog on the beach", tiny.subject(), "dog", num_inference_steps=2, output_type="np"
+    )
+    coarse, fine = (
+        one.subject_encoder.remember(tiny.subject(), one.adapter, "dog").features.deep.shape[1]
+        for one in (pipe, tiny.pipeline(unet=pipe.unet, adapter=finer))
+    )
+    assert fine == 4 * coarse
+    assert np.isfinite(made.images).all()
+
+
+def test_features_that_are_no_patches_cannot_be_made_finer(tiny, unet):
+    with pytest.raises(InputError, match="patches of latents"):
+        tiny.adapter(unet, projector_depth=0).finer()

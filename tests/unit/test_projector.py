@@ -19,3 +19,16 @@ def test_the_projector_gives_a_token_for_each_feature_and_tells_places_apart():
     tokens = projector(features)
     assert tokens.shape == (2, 9, 32)
     assert not torch.allclose(projector(features.flip(1)).flip(1), tokens, atol=1e-3)
+
+
+def test_a_finer_projector_gives_the_same_tokens_where_the_quarters_of_a_patch_are_alike():
+    torch.manual_seed(0)
+    coarse = FeatureProjector(feature_dim=12, token_dim=32, depth=1, grid=4).eval()
+    finer = coarse.finer().eval()
+    latents = torch.randn(1, 3, 4, 4).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    with torch.no_grad():
+        tokens = coarse(latent_features(latents, 2)).view(4, 4, 32)
+        fine = finer(latent_features(latents, 1)).view(4, 2, 4, 2, 32)
+    for down in (0, 1):
+        for across in (0, 1):
+            torch.testing.assert_close(fine[:, down, :, across], tokens, atol=1e-5, rtol=0)

@@ -53,6 +53,8 @@ class AdapterRecipe(Options):
     """Arguments of `RealCustomAdapter` that do not follow from the base; not read if there is an adapter to start from."""
     initial_adapter: Path | None = None
     """Folder of an adapter to start from."""
+    finer: bool = False
+    """Take a quarter of each of its features, so that it has four times as many tokens."""
     caption_dropout: float = 0.1
     """Share of captions that are replaced by the empty one."""
     frame_jitter: float = 0.1
@@ -140,6 +142,12 @@ def predict(
         ).sample  # fmt: skip
 
 
+def _initial(folder: Path, *, finer: bool) -> RealCustomAdapter:
+    """Return the adapter of a folder."""
+    adapter = load_strictly(RealCustomAdapter, folder)
+    return adapter.finer() if finer else adapter
+
+
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
@@ -163,7 +171,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
                 part.requires_grad_(False)
         self.scheduler = DDPMScheduler.from_config(self.base.scheduler.config)
         self.adapter = (
-            load_strictly(RealCustomAdapter, recipe.initial_adapter)
+            _initial(recipe.initial_adapter, finer=recipe.finer)
             if recipe.initial_adapter
             else construct(RealCustomAdapter.for_unet, {"unet": self.base.unet, **recipe.adapter}, "adapter")
         )
