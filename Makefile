@@ -2,7 +2,7 @@
 #   make demo    three pictures of three example subjects, in demo/
 #   make figures the same pictures and more, for the README and docs/
 #   make test    the test suite
-#   make bench   what every way of running costs, as ratios; takes the better part of an hour
+#   make bench   what every way of running costs, as ratios; takes hours on two cores
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
 #   make wheel-test   a picture made by the wheel, installed where there is no source tree
@@ -29,7 +29,7 @@ figures: $(VENV)/.ready
 	cp demo/scope/grid.png docs/figures/scope.png
 	rm -rf demo/gallery
 	$(BIN)/realcustom batch $(EXAMPLES)/gallery.csv --output demo/gallery
-	cp demo/gallery/sheet.png docs/figures/gallery.png
+	cp demo/gallery/contact-sheet.png docs/figures/gallery.png
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
