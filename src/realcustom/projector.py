@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -138,3 +139,9 @@ def _mlp(feature_dim: int, token_dim: int) -> nn.Sequential:
 def latent_features(latents: Float[Tensor, "b c h w"], patch: int = 2) -> Float[Tensor, "b i c_f"]:
     """Return a picture's latents as features: one row for each square of `patch` x `patch` cells."""
     return rearrange(latents, "b c (h y) (w x) -> b (h w) (y x c)", y=patch, x=patch)
+
+
+def patch_side(feature_dim: int, channels: int) -> int:
+    """Return the side of the patches of latents whose features are `feature_dim` wide; the usual 2 if no patch is square."""
+    side = math.isqrt(feature_dim // channels)
+    return side if side * side * channels == feature_dim else 2

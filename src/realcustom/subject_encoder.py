@@ -24,7 +24,7 @@ from realcustom.latents import Autoencoder, to_latents
 from realcustom.masks import area_mask, resize_mask
 from realcustom.pictures import as_seen
 from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
-from realcustom.projector import latent_features
+from realcustom.projector import latent_features, patch_side
 from realcustom.report import SubjectMasks
 from realcustom.saved_subject import SavedSubject
 from realcustom.subject import Likeness
@@ -159,8 +159,7 @@ class SubjectEncoder:
         """
         if self.image_encoder is None:
             latents = to_latents(self.vae, 2 * levels - 1)
-            patch = round((adapter.config["feature_dim"] / latents.shape[1]) ** 0.5)
-            return ImageFeatures(latent_features(latents, max(1, patch)))
+            return ImageFeatures(latent_features(latents, patch_side(adapter.config["feature_dim"], latents.shape[1])))
         if self.image_encoder_2 is None:
             return clip_features(levels, self.image_encoder)
         layers = adapter.config["feature_layers"]

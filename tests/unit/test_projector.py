@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from realcustom.projector import FeatureProjector, latent_features
+from realcustom.projector import FeatureProjector, latent_features, patch_side
 
 
 def test_a_feature_holds_one_square_of_the_latent():
@@ -32,3 +32,8 @@ def test_a_finer_projector_gives_the_same_tokens_where_the_quarters_of_a_patch_a
     for down in (0, 1):
         for across in (0, 1):
             torch.testing.assert_close(fine[:, down, :, across], tokens, atol=1e-5, rtol=0)
+
+
+def test_the_side_of_a_patch_follows_from_the_width_of_its_features():
+    assert [patch_side(width, 8) for width in (8, 32, 72)] == [1, 2, 3]
+    assert patch_side(48, 4) == 2  # features of something else, which are refused by their width
