@@ -1,6 +1,6 @@
 """What every way of running costs: wall time, counted FLOPs and peak memory against diffusers' own text-to-image pipeline.
 
-    python benchmarks/speed.py [--models sdxl-shaped stickers] [--batch-sizes 1 4 8] [--steps 25] [--rounds 3]
+    python benchmarks/speed.py [--models sdxl-shaped stickers] [--batch-sizes 1 4 8] [--ways NAME ...] [--steps 25]
 
 All ways are run in turn within one process, `--rounds` times (once only for more than one picture), and each ratio is that of
 the medians; FLOPs are counted for one picture at a time. "sdxl-shaped" has the blocks of Stable Diffusion XL at a 1/5 of its
@@ -245,9 +245,12 @@ def measure(ways: dict[str, Way], count: int, steps: int, rounds: int) -> None:
 
 
 def changes(name: str, ways: dict[str, Way]) -> str:
-    """Return how far a faster way's masks and pictures are from the exact one's of its kind of guidance and freezing."""
+    """Return how far a faster way's masks and pictures are from the exact one's of its kind, if that was run."""
     kind, frozen = name.split(",")[0], "frozen at 12" in name
-    exact = ways[f"{kind}, mask {'frozen at 12' if frozen else 'never frozen'}"].output
+    compared = f"{kind}, mask {'frozen at 12' if frozen else 'never frozen'}"
+    if compared not in ways:
+        return ""
+    exact = ways[compared].output
     own = ways[name].output
     meeting = torch.stack(
         [overlap(one, (other > 0).float()) for one, other in zip(own.masks.steps, exact.masks.steps, strict=True)]
@@ -261,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["sdxl-shaped", "stickers"], choices=("sdxl-shaped", "stickers"))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--ways", nargs="+", help="only those whose names hold one of these, beside the first")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -269,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for model in options.models:
         ways = ways_of(model)
+        if options.ways:
+            named = [name for name in ways if any(part in name for part in options.ways)]
+            ways = {name: way for name, way in ways.items() if name in named or name == next(iter(ways))}
         for count in options.batch_sizes:
             measure(ways, count, options.steps, options.rounds if count == 1 else 1)
             first = next(iter(ways.values()))
