@@ -249,6 +249,17 @@ def test_the_best_of_some_by_the_judges(subject, tmp_path, monkeypatch, capsys):
     assert [one["identity"] for one in kept] == sorted((one["identity"] for one in kept), reverse=True)
 
 
+def test_masks_that_a_run_does_not_write_are_never_deleted(subject, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mine = [tmp_path / f"best-{number}-{kind}.png" for number in (1, 2, 3) for kind in ("mask", "mask-step-01")]
+    for path in mine:
+        path.write_bytes(b"mine")
+    assert main(["generate", "subject.png", "a robot on the beach", "--word", "robot", "--best-of", "3", "--steps", "2",
+                 "--seed", "1", "-o", "best.png", "--overwrite", "--device", "cpu"]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert all(path.read_bytes() == b"mine" for path in mine)
+
+
 def test_likeness_is_that_of_the_part_of_a_picture_that_is_the_subject(subject, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     both = Image.new("RGB", (80, 40), "blue")

@@ -21,7 +21,7 @@ from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_c
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.output import Settings, claim
+from realcustom.evaluation.output import Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
 from realcustom.evaluation.run import judge, make_pictures, summarise
@@ -115,7 +115,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         with told_by_option():
             about = photographs.make_pictures(pipeline, cases, settings, output, _say)
         folders = {row: output / row for row in photographs.MADE}
-        photographs.write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
+        write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
     records = photographs.score(cases, encoders, folders)
     report = photographs.summarise(
         records,
@@ -126,7 +126,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             "diffusers": diffusers.__version__,
         },
     )
-    photographs.write_lines(records, output / "records.jsonl")
+    write_lines(records, output / "records.jsonl")
     (output / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
     write_page(report, records, cases, folders, output / "report.html")
     for name, told in report["encoders"].items():

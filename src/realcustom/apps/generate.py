@@ -77,7 +77,9 @@ def generate(options: argparse.Namespace) -> None:
         target = beside(path, f"{ROUND}-1") if later else path
         pictures.append({"image": str(target), **one.told, **_write(one, target, options)})
     for path in outputs[len(painted) :] if options.overwrite else []:
-        for older in [path, *(beside(path, kind) for kind in (MASK, MASK_OVER, MASK_STRIP)), *_step_masks(path)]:
+        kinds = (MASK, MASK_OVER, MASK_STRIP) if options.save_masks else ()
+        steps = _step_masks(path) if options.save_masks else []
+        for older in [path, *(beside(path, kind) for kind in kinds), *steps]:
             older.unlink(missing_ok=True)  # of an older run that kept more
     for number, wanted in enumerate(later, start=2):
         for place, path in enumerate(outputs):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from realcustom.errors import InputError
 from realcustom.loading import model_hash
@@ -79,3 +79,34 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
         other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
     path.write_text(text)
+
+
+Work = TypeVar("Work")
+
+
+def make_missing(
+    row: str,
+    work: Mapping[Path, Work],
+    make: Callable[[Sequence[Work]], None],
+    batch_size: int,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Make those pictures of one row that are not there yet, some at once.
+
+    Args:
+        row: its name, for `progress`.
+        work: what the row asks for, by where its picture lies.
+        make: makes and writes those of a batch.
+        batch_size: how many at once.
+        progress: is told the row, how many are there, and of how many.
+    """
+    missing = [item for path, item in work.items() if not path.exists()]
+    for start in range(0, len(missing), batch_size):
+        progress(row, len(work) - len(missing) + start, len(work))
+        make(missing[start : start + batch_size])
+    progress(row, len(work), len(work))
+
+
+def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write one JSON object a line."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")

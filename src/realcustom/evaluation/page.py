@@ -12,6 +12,7 @@ from PIL import Image
 
 from realcustom.evaluation import history
 from realcustom.evaluation.benchmark import Item, StickerBench
+from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.pictures import sheet, write_picture
 
@@ -45,7 +46,7 @@ def write_report(
 ) -> None:
     """Write `report.json`, `records.jsonl`, `grid.png` (40 subjects) and `report.html` into `folder`."""
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_lines(records, folder / "records.jsonl")
     write_picture(grid(bench.items[:40], folder), folder / "grid.png")
     (folder / "report.html").write_text(_page(report, _ranked(records, bench, folder)), "utf-8")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from realcustom.errors import InputError
 from realcustom.evaluation.cases import Case, RealSubject, digest
 from realcustom.evaluation.encoders import Encoders, cut_out
-from realcustom.evaluation.output import Settings, claim, describe_run
+from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import bootstrap, pairwise_cosine
 from realcustom.pictures import as_seen, read_picture, write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -57,16 +57,10 @@ def make_pictures(
     about = describe_run(pipeline, settings, cases=digest(cases), count=len(cases))
     claim(folder, about)
     for row in MADE:
-        missing = [case for case in cases if not (folder / row / case.path).exists()]
-        done = len(cases) - len(missing)
-        for batch in _batches(missing, settings.batch_size):
-            progress(row, done, len(cases))
-            for case, picture in zip(batch, _make(pipeline, row, batch, settings), strict=True):
-                path = folder / row / case.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(picture, path)
-            done += len(batch)
-        progress(row, done, len(cases))
+        make_missing(
+            row, {folder / row / case.path: case for case in cases},
+            partial(_make_batch, pipeline, row, settings, folder / row), settings.batch_size, progress,
+        )  # fmt: skip
     return about
 
 
@@ -219,6 +213,14 @@ class _RealPictures:
         return cut_out(picture, self.encoders.segmenter.region(picture, word))
 
 
+def _make_batch(
+    pipeline: RealCustomPipeline, row: str, settings: Settings, folder: Path, batch: Sequence[Case]
+) -> None:
+    for case, picture in zip(batch, _make(pipeline, row, batch, settings), strict=True):
+        (folder / case.path).parent.mkdir(parents=True, exist_ok=True)
+        write_picture(picture, folder / case.path)
+
+
 def _make(pipeline: RealCustomPipeline, row: str, batch: Sequence[Case], settings: Settings) -> list[Image.Image]:
     """Return the pictures of a batch of cases, which all have equally many subjects."""
     generator = [torch.Generator().manual_seed(case.seed) for case in batch]
@@ -242,13 +244,3 @@ def _make(pipeline: RealCustomPipeline, row: str, batch: Sequence[Case], setting
         ).images[0]
         for case, one in zip(batch, generator, strict=True)
     ]
-
-
-def _batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:
-    for start in range(0, len(cases), size):
-        yield cases[start : start + size]
-
-
-def write_lines(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write one JSON object a line."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")

@@ -15,7 +15,7 @@ from torch import Tensor
 from realcustom.data.examples import Example, to_pixels
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench, TextItem
 from realcustom.evaluation.judges import Judges, Reading, bare_region
-from realcustom.evaluation.output import Settings, claim, describe_run
+from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
@@ -59,11 +59,10 @@ def make_pictures(
     for row in MADE:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
-        missing = [item for item in work if not _picture_path(folder, row, item.number).exists()]
-        for start in range(0, len(missing), settings.batch_size):
-            progress(row, len(work) - len(missing) + start, len(work))
-            _make_batch(pipeline, bench, row, missing[start : start + settings.batch_size], settings, folder)
-        progress(row, len(work), len(work))
+        make_missing(
+            row, {_picture_path(folder, row, item.number): item for item in work},
+            partial(_make_batch, pipeline, bench, row, settings, folder), settings.batch_size, progress,
+        )  # fmt: skip
     return about
 
 
@@ -75,9 +74,9 @@ def _make_batch(
     pipeline: RealCustomPipeline,
     bench: StickerBench,
     row: str,
-    batch: Sequence[Any],
     settings: Settings,
     folder: Path,
+    batch: Sequence[Any],
 ) -> None:
     generator = [torch.Generator().manual_seed(item.number) for item in batch]
     prompts = [item.prompt if row in _TEXT_ITEMS else item.example.caption for item in batch]
