@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 from realcustom.adapter import RealCustomAdapter
@@ -49,6 +50,20 @@ class Reference:
             {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
             None if self.present is None else self.present[index],
             None if self.frames is None else self.frames[index],
+            self.share,
+        )
+
+    def repeated(self, times: int) -> Reference:
+        """Return each of them several times in a row; of one subject's, all share its memory."""
+
+        def each(tensor: Tensor) -> Tensor:
+            return repeat(tensor, "n ... -> (n times) ...", times=times)
+
+        return Reference(
+            each(self.tokens),
+            {name: (each(keys), each(values)) for name, (keys, values) in self.keys_values.items()},
+            None if self.present is None else each(self.present),
+            None if self.frames is None else each(self.frames),
             self.share,
         )
 

@@ -95,13 +95,12 @@ class SubjectEncoder:
             raise InputError(
                 f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
             )
-        tokens = adapter.tokens(*as_arguments(features, dtype)).repeat_interleave(times, dim=0)
+        tokens = adapter.tokens(*as_arguments(features, dtype))
         present = None
         if not squashed and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
-            present = self._present(portraits, features.deep.shape[1], tokens.shape[1])
-            present = present.repeat_interleave(times, dim=0).to(device)
-        frames = torch.tensor([portrait.frame for portrait in portraits]).repeat_interleave(times, dim=0).to(device)
-        return Reference(tokens, adapter.keys_values(tokens), present, frames, share)
+            present = self._present(portraits, features.deep.shape[1], tokens.shape[1]).to(device)
+        frames = torch.tensor([portrait.frame for portrait in portraits], device=device)
+        return Reference(tokens, adapter.keys_values(tokens), present, frames, share).repeated(times)
 
     def examine(self, likeness: Likeness) -> Portrait:
         """Return what is seen of a picture, or was seen of one that was saved."""

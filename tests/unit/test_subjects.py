@@ -140,6 +140,31 @@ def test_two_subjects_of_one_noun_are_told_apart_by_occurrence(run):
         run(Subject(picture(), "dog", 1), Subject(picture("blue"), "dog", 1), prompt=said)
 
 
+@pytest.mark.parametrize(("subjects", "times"), [(1, 4), (3, 1)])
+def test_what_is_known_of_a_subject_is_held_once_for_all_its_pictures(pipe, subjects, times):
+    encoder, pictures = pipe.subject_encoder, [picture(colour) for colour in ("orange", "navy", "teal")[:subjects]]
+    device, dtype = torch.device("cpu"), torch.float32
+    seen = [encoder.examine(one) for one in pictures]
+    with torch.no_grad():
+        one = encoder.reference(pipe.adapter, pictures, seen, 1, device, dtype)
+        many = encoder.reference(pipe.adapter, pictures, seen, times, device, dtype)
+    for name, pair in many.keys_values.items():
+        for held, single in zip(pair, one.keys_values[name], strict=True):
+            assert held.shape[0] == subjects * times
+            assert held.untyped_storage().nbytes() == single.untyped_storage().nbytes()
+            assert torch.equal(held, single.repeat_interleave(times, dim=0))
+
+
+def test_several_pictures_of_several_subjects_lie_subject_by_subject(pipe):
+    encoder, pictures = pipe.subject_encoder, [picture("orange"), picture("navy")]
+    seen = [encoder.examine(one) for one in pictures]
+    with torch.no_grad():
+        one = encoder.reference(pipe.adapter, pictures, seen, 1, torch.device("cpu"), torch.float32)
+        many = encoder.reference(pipe.adapter, pictures, seen, 2, torch.device("cpu"), torch.float32)
+    assert torch.equal(many.tokens, one.tokens[[0, 0, 1, 1]])
+    assert torch.equal(many.frames, one.frames[[0, 0, 1, 1]])
+
+
 def test_several_pictures_of_a_call_are_as_those_of_calls_of_their_own(pipe):
     prompts = ["a cat and a dog in the snow", "the dog on a red cat"]
     chosen = {"num_inference_steps": STEPS, "height": SIDE, "width": SIDE, "output_type": "np"}
