@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from realcustom.errors import InputError
 from realcustom.masks import resize_mask
-from realcustom.placement import nearness
+from realcustom.placement import grid_centres, nearness
 
 CALLED = ("down_blocks", "mid_block", "up_blocks")
 """Beginnings of the names of a UNet's layers, in the order in which it calls them."""
@@ -58,15 +58,22 @@ class View:
         """Return how many tokens act in layer `name`."""
         return (self.keys_values[name][0] if self.kept is None else self.kept).shape[1]
 
-    def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
+    def bias(self, name: str, grid: tuple[int, int], cells: Tensor | None = None) -> Tensor | None:
         """Return what is added to the logits of layer `name`, as `[b, n, q, k]` broadcasts; None if that is nothing.
+
+        Args:
+            name: of the layer.
+            grid: its height and width.
+            cells: `[b, q]`, numbers of the cells that attend; all of the grid if None.
 
         Near tokens are preferred where tokens have places, padding is never attended to, and a token that is worth s times
         as much as another is attended to as if it were there s times.
         """
         bias = None if self.share == 1 else torch.full((1, 1, 1, 1), math.log(self.share))
         if self.positions is not None and self.precisions is not None:
-            near = nearness(self._kept(self.positions), grid, self.precisions[name])
+            centres = grid_centres(*grid).to(self.positions)
+            centres = centres[None] if cells is None else centres[cells]
+            near = nearness(self._kept(self.positions), centres, self.precisions[name])
             bias = near if bias is None else near + bias.to(near)
         if self.present is not None:
             absent = rearrange(~self._kept(self.present), "b k -> b 1 1 k")
@@ -78,8 +85,39 @@ class View:
         """Return those of `[b, s, ...]` that take part."""
         if self.kept is None:
             return tokens
-        rows = self.kept if tokens.ndim == 2 else self.kept[..., None].expand(-1, -1, tokens.shape[2])
-        return tokens.gather(1, rows)
+        return tokens.gather(1, self.kept) if tokens.ndim == 2 else _taken(tokens, self.kept)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The cells of one layer's grid in which a subject acts, and how strongly; elsewhere it adds nothing."""
+
+    weights: Tensor
+    """`[b, k, 1]`, above 0 in the cells in which it acts."""
+    cells: Tensor | None = None
+    """`[b, k]`, their numbers; if a sample has fewer than another, other cells of weight 0 follow. All of the grid if None."""
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Reach:
+        """Return the reach of a mask `[b, h, w]` on the layer's grid."""
+        weights = mask.flatten(1)
+        count = max(1, int(weights.gt(0).sum(dim=1).max()))
+        if count == weights.shape[1]:
+            return cls(weights[..., None])
+        strongest, cells = weights.topk(count, dim=1)
+        return cls(strongest[..., None], cells)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return what `[b, q, c]` holds in these cells, `[b, k, c]`."""
+        return tensor if self.cells is None else _taken(tensor, self.cells)
+
+    def scatter(self, tensor: Tensor, count: int) -> Tensor:
+        """Return `[b, count, c]` that holds `[b, k, c]`, weighted, in these cells and 0 in all others."""
+        weighted = tensor * self.weights.to(tensor)
+        if self.cells is None:
+            return weighted
+        rows = self.cells[..., None].expand_as(weighted)
+        return weighted.new_zeros(len(weighted), count, weighted.shape[2]).scatter(1, rows, weighted)
 
 
 @dataclass(frozen=True)
@@ -92,29 +130,29 @@ class Influence:
     """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
     scale: Tensor | None = None
     """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
-    _resized: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict, repr=False, compare=False)
 
-    def mask_on(
+    def reach(
         self, name: str, grid: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]
-    ) -> Tensor | None:
-        """Return the mask of layer `name` on its grid, as `[b, q, 1]` weights; resized once for all layers that share it."""
+    ) -> Reach | None:
+        """Return where it acts in layer `name`, everywhere if None; found once for all layers of a grid that share a mask."""
         if self.mask is None:
             return None
         shared = not isinstance(self.mask, Mapping)
         key = ("" if shared else name, grid, resize)
-        if key not in self._resized:
+        if key not in self._reaches:
             mask = self.mask[name] if isinstance(self.mask, Mapping) else self.mask
-            self._resized[key] = resize(mask, grid).flatten(1)[..., None]
-        return self._resized[key]
+            self._reaches[key] = Reach.of(resize(mask, grid))
+        return self._reaches[key]
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the keys and values `[b, k, c]` of all its pictures that act in layer `name`."""
         keys, values = zip(*(view.layer(name) for view in self.views), strict=True)
         return _joined(keys), _joined(values)
 
-    def bias(self, name: str, grid: tuple[int, int]) -> Tensor | None:
+    def bias(self, name: str, grid: tuple[int, int], cells: Tensor | None = None) -> Tensor | None:
         """Return what is added to the logits of layer `name`, see `View.bias`."""
-        biases = [view.bias(name, grid) for view in self.views]
+        biases = [view.bias(name, grid, cells) for view in self.views]
         if len(biases) == 1 or all(bias is None for bias in biases):
             return biases[0]
         like = self.views[0].keys_values[name][0]
@@ -122,6 +160,11 @@ class Influence:
         outer = torch.broadcast_shapes(*(bias.shape[:-1] for bias in filled))
         counts = [view.count(name) for view in self.views]
         return torch.cat([bias.expand(*outer, count) for bias, count in zip(filled, counts, strict=True)], dim=-1)
+
+
+def _taken(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Return the rows `[b, k]` of `[b, n, c]`, `[b, k, c]`."""
+    return tensor.gather(1, rows[..., None].expand(-1, -1, tensor.shape[2]))
 
 
 def _joined(tokens: Sequence[Tensor]) -> Tensor:
@@ -261,14 +304,14 @@ class SubjectAttnProcessor:
             self._record(query, key, attention_mask, self.tap.word)
         output = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask))
         if self.tap.subjects:
-            output = self._add_subjects(output, cells, query)
+            output = self._add_subjects(attn, output, cells, _join_heads(query))
         return output.to(query.dtype)
 
-    def _add_subjects(self, output: Tensor, cells: Tensor, query: Tensor) -> Tensor:
+    def _add_subjects(self, attn: Attention, output: Tensor, cells: Tensor, query: Tensor) -> Tensor:
         """Return the text's contribution `[b, q, c]` and, for the last samples, the subjects' (RC 12)."""
         acting = len(self.tap.subjects[0].views[0].keys_values[self.name][0])
         textual, before = output[-acting:], output[:-acting]
-        visual = [self._attend(cells[-acting:], query[-acting:], subject) for subject in self.tap.subjects]
+        visual = [self._attend(attn, cells[-acting:], query[-acting:], subject) for subject in self.tap.subjects]
         if self.tap.strengths is not None:
             self.tap.strengths[self.name] = torch.stack([_magnitude(one) / _magnitude(textual) for one in visual])
         customized = sum(visual, textual)
@@ -288,20 +331,27 @@ class SubjectAttnProcessor:
         height, width = self.tap.grid(query.shape[2])
         self.tap.maps[self.name] = columns.view(len(word), height, width, *word.shape[2:])
 
-    def _attend(self, cells: Tensor, query: Tensor, subject: Influence) -> Tensor:
-        """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12)."""
-        if (own := subject.views[0].to_q) is not None:
-            query = _split_heads(own[self.name](cells), query.shape[1])
-        key, value = (_split_heads(tensor.to(query.dtype), query.shape[1]) for tensor in subject.layer(self.name))
-        grid = self.tap.grid(query.shape[2])
-        bias = subject.bias(self.name, grid)
-        bias = None if bias is None else bias.to(query.dtype)
-        visual = _join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias))
-        where = subject.mask_on(self.name, grid, self.tap.resize)
-        if subject.scale is not None:
-            scale = rearrange(subject.scale, "b -> b 1 1")
-            where = scale if where is None else where * scale
-        return visual if where is None else visual * where.to(visual.dtype)
+    def _attend(self, attn: Attention, cells: Tensor, query: Tensor, subject: Influence) -> Tensor:
+        """Return one subject's contribution `[b, q, c]`: its attention, masked (RC 4, 12).
+
+        Args:
+            attn: the layer.
+            cells: `[b, q, c]`, what the layer is called with.
+            query: `[b, q, c]`, its own queries.
+            subject: acts. Cells in which it does not act are not asked what it looks like there.
+        """
+        grid, own = self.tap.grid(cells.shape[1]), subject.views[0].to_q
+        reach = subject.reach(self.name, grid, self.tap.resize)
+        asked = query if own is None else cells
+        asked = asked if reach is None else reach.gather(asked)
+        asked = asked if own is None else own[self.name](asked)
+        asked = _split_heads(asked, attn.heads)
+        key, value = (_split_heads(tensor.to(asked.dtype), attn.heads) for tensor in subject.layer(self.name))
+        bias = subject.bias(self.name, grid, None if reach is None else reach.cells)
+        bias = None if bias is None else bias.to(asked.dtype)
+        visual = _join_heads(F.scaled_dot_product_attention(asked, key, value, attn_mask=bias))
+        visual = visual if reach is None else reach.scatter(visual, cells.shape[1])
+        return visual if subject.scale is None else visual * rearrange(subject.scale, "b -> b 1 1").to(visual.dtype)
 
 
 class SelfAttnProcessor:

@@ -96,18 +96,17 @@ def place_tokens(
 
 
 def nearness(
-    positions: Float[Tensor, "b s 2"], grid: tuple[int, int], precision: Float[Tensor, " n"]
+    positions: Float[Tensor, "b s 2"], centres: Float[Tensor, "#b q 2"], precision: Float[Tensor, " n"]
 ) -> Float[Tensor, "b n q s"]:
     """Return what is added to the attention's logits: minus half the squared distance in units of each head's reach.
 
     Args:
         positions: of the tokens.
-        grid: height and width of the layer.
+        centres: of the cells that attend to them.
         precision: for each head the inverse square of its reach, at least 0; 0 sees everywhere alike.
     """
-    cells = grid_centres(*grid).to(positions)
     squared = reduce(
-        (rearrange(cells, "q c -> 1 q 1 c") - rearrange(positions, "b s c -> b 1 s c")).square(),
+        (rearrange(centres, "b q c -> b q 1 c") - rearrange(positions, "b s c -> b 1 s c")).square(),
         "b q s c -> b q s",
         "sum",
     )

@@ -81,6 +81,29 @@ def test_a_mask_of_zeros_leaves_the_text_alone_bit_for_bit():
     assert changed.tolist() == [[True, False, False, True]] * 2
 
 
+@pytest.mark.parametrize("own_queries", [False, True])
+def test_cells_outside_the_mask_are_not_asked_and_the_others_get_what_they_would(own_queries):
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text = torch.randn(2, 12, 8), torch.randn(2, 3, 6)
+    tap = use(attn, latent_size=(3, 4))
+    to_q = torch.nn.Linear(8, 8)
+    asked: list[int] = []
+    to_q.register_forward_hook(lambda module, given, result: asked.append(result.shape[1]))
+    view = View(
+        {"layer": (torch.randn(2, 5, 8), torch.randn(2, 5, 8))},
+        positions=torch.rand(2, 5, 2),
+        precisions={"layer": torch.tensor([3.0, 40.0])},
+        to_q={"layer": to_q} if own_queries else None,
+    )
+    mask = torch.zeros(2, 3, 4)
+    mask[0, 1, :3], mask[1, 2, 3] = torch.tensor([0.4, 1.0, 0.7]), 0.5  # three cells of one sample, one of the other
+    tap.subjects = [Influence([view], mask=mask, scale=torch.tensor([1.0, 2.0]))]
+    found = attn(hidden, text)
+    tap.subjects = [Influence([view], mask=mask + 1e-9, scale=torch.tensor([1.0, 2.0]))]
+    torch.testing.assert_close(found, attn(hidden, text))
+    assert asked == ([3, 12] if own_queries else [])
+
+
 VARIANTS = {
     "plain": {"cross_attention_dim": 6},
     "no text": {},

@@ -71,7 +71,7 @@ def test_a_token_moves_and_shrinks_with_the_frame():
 
 def test_nearness_falls_with_the_square_of_the_distance_in_each_heads_reach():
     positions, reach = torch.rand(2, 5, 2), torch.tensor([0.1, 0.5])
-    found = nearness(positions, (3, 4), reach**-2)
+    found = nearness(positions, grid_centres(3, 4)[None], reach**-2)
     assert found.shape == (2, 2, 12, 5)
     cells = grid_centres(3, 4)
     for sample, head, cell, token in [(0, 0, 0, 0), (1, 0, 7, 3), (1, 1, 11, 4)]:
@@ -82,7 +82,7 @@ def test_nearness_falls_with_the_square_of_the_distance_in_each_heads_reach():
 
 
 def test_a_head_without_precision_sees_everywhere_alike():
-    assert not nearness(torch.rand(1, 4, 2), (2, 2), torch.zeros(3)).any()
+    assert not nearness(torch.rand(1, 4, 2), grid_centres(2, 2)[None], torch.zeros(3)).any()
 
 
 def test_heads_start_with_reaches_from_a_sixteenth_to_a_quarter():
