@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -45,25 +45,19 @@ class Reference:
 
     def rows(self, index: Tensor) -> Reference:
         """Return those of some pictures."""
-        return Reference(
-            self.tokens[index],
-            {name: (keys[index], values[index]) for name, (keys, values) in self.keys_values.items()},
-            None if self.present is None else self.present[index],
-            None if self.frames is None else self.frames[index],
-            self.share,
-        )
+        return self._each(lambda tensor: tensor[index])
 
     def repeated(self, times: int) -> Reference:
         """Return each of them several times in a row; of one subject's, all share its memory."""
+        return self._each(lambda tensor: repeat(tensor, "n ... -> (n times) ...", times=times))
 
-        def each(tensor: Tensor) -> Tensor:
-            return repeat(tensor, "n ... -> (n times) ...", times=times)
-
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Reference:
+        """Return what a change of all its tensors makes of it."""
         return Reference(
-            each(self.tokens),
-            {name: (each(keys), each(values)) for name, (keys, values) in self.keys_values.items()},
-            None if self.present is None else each(self.present),
-            None if self.frames is None else each(self.frames),
+            change(self.tokens),
+            {name: (change(keys), change(values)) for name, (keys, values) in self.keys_values.items()},
+            None if self.present is None else change(self.present),
+            None if self.frames is None else change(self.frames),
             self.share,
         )
 
