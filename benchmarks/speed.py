@@ -8,7 +8,8 @@ widths and random weights, latents of 32 x 32, and a subject of 729 tokens; "two
 if each calls the UNet first with one row a picture, then with two, whatever it computes in them: on a processor a small call
 costs more than its share. "stickers" is the embedded model, of which is also printed how much a faster way changes: the overlap
 of its masks with those of the exact way of its kind of guidance, and the root mean square difference of the latents. Latents
-are not decoded. Peak memory is the highest resident size of the process during a run (Linux).
+are not decoded. Peak memory is the highest resident size of the process during a run (Linux). Last on each line stand the
+medians of the UNet's calls by the number of rows that they were made with.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import diffusers
 import torch
@@ -84,6 +87,8 @@ class Way:
     peak: float = 0.0
     flops: int = 0
     output: Any = None
+    calls: dict[int, list[float]] = field(default_factory=dict)
+    """Seconds of each call of the UNet, by the number of rows that it was called with."""
 
 
 def subject_for(pipeline: RealCustomPipeline, tokens: int) -> SavedSubject:
@@ -211,6 +216,22 @@ def ways_of(model: str) -> dict[str, Way]:
     return ways
 
 
+@contextmanager
+def timed_calls(calls: dict[int, list[float]]) -> Iterator[None]:
+    """Note inside the `with` block how long each call of a UNet takes."""
+    forward = diffusers.UNet2DConditionModel.forward
+
+    def timed(unet: diffusers.UNet2DConditionModel, sample: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return forward(unet, sample, *arguments, **named)
+        finally:
+            calls.setdefault(len(sample), []).append(time.perf_counter() - started)
+
+    with mock.patch.object(diffusers.UNet2DConditionModel, "forward", timed):
+        yield
+
+
 def reset_peak() -> bool:
     """Let the process's peak memory begin anew; return whether the system can."""
     gc.collect()
@@ -230,7 +251,7 @@ def peak_megabytes() -> float:
 def measure(ways: dict[str, Way], count: int, steps: int, rounds: int) -> None:
     """Run all ways in turn."""
     for way in ways.values():
-        way.seconds, way.peak = [], 0.0
+        way.seconds, way.peak, way.calls = [], 0.0, {}
         if not way.flops:
             with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
                 way.output = way.run(1, steps)
@@ -239,7 +260,8 @@ def measure(ways: dict[str, Way], count: int, steps: int, rounds: int) -> None:
         for way in ways.values():
             known = reset_peak()
             started = time.perf_counter()
-            way.run(count, steps)
+            with timed_calls(way.calls):
+                way.run(count, steps)
             way.seconds.append(time.perf_counter() - started)
             way.peak = max(way.peak, peak_megabytes()) if known else 0.0
 
@@ -285,6 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, way in ways.items():
                 ratios = (statistics.median(way.seconds) / base, way.flops / first.flops, way.peak / max(first.peak, 1))
                 told = changes(name, ways) if model == "stickers" and name in FASTER else ""
+                told += "".join(
+                    f"  {rows} rows {1000 * statistics.median(seconds):.0f} ms"
+                    for rows, seconds in sorted(way.calls.items())
+                )
                 print(f"{name:50} {ratios[0]:6.2f} {ratios[1]:8.2f} {ratios[2]:7.2f}{told}", flush=True)
 
 

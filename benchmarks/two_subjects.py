@@ -35,7 +35,8 @@ from realcustom.data.stickers.captions import with_article
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.data.stickers.scenes import Pose, place_drawing
 from realcustom.evaluation.benchmark import Item, StickerBench
-from realcustom.evaluation.judges import SHIPPED, Judges, bare_region
+from realcustom.evaluation.galleries import Galleries, likeness
+from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.scores import bootstrap, retrieved
 
 SIDE = 128
@@ -149,38 +150,27 @@ class Examiner:
     """Compares parts of pictures with drawings."""
 
     def __init__(self, bench: StickerBench, judges: Judges) -> None:
-        self.bench, self.judges = bench, judges
-        self._galleries: dict[str, tuple[np.ndarray, list[str]]] = {}
+        self._judges, self._galleries = judges, Galleries(bench, judges)
 
     @torch.no_grad()
-    def _embed(self, pictures: Sequence[np.ndarray], regions: torch.Tensor | None = None) -> np.ndarray:
-        pixels = to_pixels(pictures)
-        return self.judges.describe(pixels, bare_region(pixels) if regions is None else regions)["identity"].numpy()
-
-    def _gallery(self, noun: str) -> tuple[np.ndarray, list[str]]:
-        if noun not in self._galleries:
-            portraits = self.bench.gallery(noun)
-            self._galleries[noun] = (
-                self._embed([one.picture for one in portraits]), [one.subject for one in portraits]
-            )  # fmt: skip
-        return self._galleries[noun]
-
     def figures(self, pair: Pair, picture: Image.Image) -> dict[str, float]:
         """Return 1 or 0 for what is true of a picture, and the smaller part's share of what is not white."""
         pixels = np.asarray(picture.convert("RGB"))
         regions = parted(pixels)
-        parts = self._embed([pixels, pixels], torch.from_numpy(regions))
-        galleries = [self._gallery(noun) for noun in pair.nouns]
-        likeness = np.empty((2, 2))
-        for number, (item, (embeddings, names)) in enumerate(zip((pair.first, pair.second), galleries, strict=True)):
-            own = [place for place, name in enumerate(names) if name == item.subject]
-            likeness[:, number] = (parts @ embeddings[own].T).max(axis=1)
-        order = (0, 1) if likeness.trace() >= likeness[::-1].trace() else (1, 0)
+        parts = self._judges.describe(to_pixels([pixels, pixels]), torch.from_numpy(regions))["identity"].numpy()
+        items, galleries = (pair.first, pair.second), [self._galleries.of(noun) for noun in pair.nouns]
+        alike = np.array(
+            [
+                [likeness(part, *gallery, item.subject) for item, gallery in zip(items, galleries, strict=True)]
+                for part in parts
+            ]
+        )
+        order = (0, 1) if alike.trace() >= alike[::-1].trace() else (1, 0)
         found = [
             retrieved(parts[part], *gallery) == item.subject
-            for part, gallery, item in zip(order, galleries, (pair.first, pair.second), strict=True)
+            for part, gallery, item in zip(order, galleries, items, strict=True)
         ]
-        mixed = any(likeness[part, 1 - number] > likeness[part, number] for number, part in enumerate(order))
+        mixed = any(alike[part, 1 - number] > alike[part, number] for number, part in enumerate(order))
         areas = regions.sum(axis=(1, 2))
         return {
             "both identified": float(all(found)),

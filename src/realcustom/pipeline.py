@@ -489,6 +489,7 @@ class RealCustomPipeline(DiffusionPipeline):
                     for number, (said, seen) in enumerate(zip(words, portraits, strict=True))
                 ],
                 guidance_told,
+                ("subject_guidance_scale",) if own["guidance"] == "direct" else (),
             )
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out

@@ -157,6 +157,8 @@ class Report:
     """In the order in which they were given."""
     guidance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """The guidance scales of the call, each with the model's own."""
+    unweighted: Sequence[str] = ()
+    """Those of them that the call's form of guidance does not use."""
 
     @property
     def advice(self) -> list[str]:
@@ -166,7 +168,12 @@ class Report:
         found += [
             f"{name} {given:g} is more than {BURNING:g} times the model's own {own:g}, which burns colours; lower it"
             for name, (given, own) in self.guidance.items()
-            if given > BURNING * own
+            if given > BURNING * own and name not in self.unweighted
+        ]
+        found += [
+            f"{name} {given:g} had no weight, because guidance was 'direct'; take 'cascade', or set subject_scale"
+            for name, (given, own) in self.guidance.items()
+            if given != own and name in self.unweighted
         ]
         return found
 

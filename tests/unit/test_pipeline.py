@@ -634,6 +634,15 @@ def test_a_model_without_a_vocabulary_is_refused(pipeline, tmp_path):
         RealCustomPipeline.from_pretrained(tmp_path)
 
 
+def test_the_subjects_guidance_scale_is_said_to_have_no_weight_where_it_has_none(run):
+    def unused(guidance):
+        advice = run(guidance=guidance, subject_guidance_scale=2.0).report.advice
+        return any("subject_guidance_scale 2 had no weight" in said for said in advice)
+
+    assert unused("direct")
+    assert not unused("cascade")
+
+
 def test_numbers_of_numpy_and_masks_of_any_kind_are_taken(run):
     plain = run(guidance_scale=2.0, mask_scope=0.5).images
     assert torch.equal(run(guidance_scale=np.float32(2), mask_scope=np.float64(0.5)).images, plain)

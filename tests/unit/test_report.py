@@ -39,6 +39,15 @@ def test_each_fault_is_named_with_its_figure(changes, advice):
     assert report(**changes).lines()[-1] == f"advice: {given}"
 
 
+def test_a_scale_that_its_guidance_does_not_use_is_named_if_it_was_given():
+    def advice(given):
+        return Report((), {"subject_guidance_scale": (given, 4.0)}, ("subject_guidance_scale",)).advice
+
+    assert advice(4.0) == []
+    (said,) = advice(20.0)
+    assert said.startswith("subject_guidance_scale 20 had no weight, because guidance was 'direct'; take 'cascade'")
+
+
 def test_the_lines_say_what_was_found_where_and_how_strongly():
     lines = report().lines()
     assert lines[0] == "'robot' is the word, tokens robot"

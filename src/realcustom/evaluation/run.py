@@ -14,9 +14,10 @@ from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
 from realcustom.evaluation.benchmark import VERSION, Item, StickerBench, TextItem
-from realcustom.evaluation.judges import Judges, Reading, bare_region
+from realcustom.evaluation.galleries import Galleries
+from realcustom.evaluation.judges import Judges, Reading
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
-from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
+from realcustom.evaluation.scores import bootstrap
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
@@ -120,7 +121,7 @@ def _read_masks(path: Path) -> Tensor:
 def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
     """Return one record for every picture: what the judges saw, and what it is worth against the work list."""
     records: list[dict[str, Any]] = []
-    galleries = _Galleries(bench, judges)
+    galleries = Galleries(bench, judges)
     for row in ROWS:
         if row in _TEXT_ITEMS:
             records += _judge_text(row, bench, judges, folder)
@@ -147,34 +148,6 @@ def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, A
 def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
     """Return what the judges take picture `place` of a batch to show, by the names of their labels."""
     return {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
-
-
-class _Galleries:
-    """The drawings among which each subject has to be found again, embedded once a noun."""
-
-    def __init__(self, bench: StickerBench, judges: Judges) -> None:
-        self.bench, self.judges = bench, judges
-        self._known: dict[str, tuple[np.ndarray, list[str]]] = {}
-
-    def identity(self, item: Item, embedding: np.ndarray) -> dict[str, float]:
-        """Return the figures of identity; none for an item whose sentence recolours the subject."""
-        if item.example.facts["colour"]:
-            return {}
-        noun = item.example.facts["noun"]
-        if noun not in self._known:
-            portraits = self.bench.gallery(noun)
-            pixels = to_pixels([portrait.picture for portrait in portraits])
-            seen = self.judges.describe(pixels, bare_region(pixels))
-            self._known[noun] = seen["identity"].numpy(), [one.subject for one in portraits]
-        gallery, names = self._known[noun]
-        if len(set(names)) < 2:
-            return {}
-        own = [place for place, name in enumerate(names) if name == item.subject]
-        return {
-            "identity": float(retrieved(embedding, gallery, names) == item.subject),
-            "identity_chance": chance_of_retrieval(names, item.subject),
-            "similarity": float((gallery[own] @ embedding).max()),
-        }
 
 
 def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
