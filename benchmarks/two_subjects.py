@@ -72,10 +72,9 @@ class Pair:
 
 
 def pairs_of(bench: StickerBench, count: int) -> list[Pair]:
-    """Return pairs of subjects that the benchmark does not recolour and whose nouns share no word."""
-    plain = [item for item in bench.items if item.example.facts["hue"] == "0"]
+    """Return pairs of subjects whose nouns share no word; each subject takes part twice at most."""
     found: list[Pair] = []
-    for first, second in list(pairwise(plain))[::2]:
+    for first, second in pairwise(bench.one_each()):
         pair = Pair(len(found), first, second)
         if set(pair.nouns[0].split()).isdisjoint(pair.nouns[1].split()):
             found.append(pair)
@@ -190,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", type=Path, help="also show the first eight pairs: references, then a row each")
     options = parser.parse_args(arguments)
     store = DrawingStore.load(options.drawings)
-    bench = StickerBench(store, "validation", count=3 * options.pairs, side=SIDE)
+    bench = StickerBench(store, "validation", prompts=1, seeds=1, side=SIDE)
     pipeline = RealCustomPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
     examiner = Examiner(bench, Judges.from_pretrained(SHIPPED).eval())

@@ -33,12 +33,14 @@ def home(tiny, tmp_path_factory):
     home = tmp_path_factory.mktemp("whole-way")
     drawings, pixels = [], []
     for split in ("train", "validation"):
-        for noun in ("dog", "cup"):
-            drawings.append(Drawing(noun, "toy", "noto", noun, split, common=noun == "dog", held_out=False))
+        for noun in ("dog", "cup", *(["crown"] if split == "train" else [])):
+            drawings.append(Drawing(noun, "toy", "noto", noun, split, common=noun != "crown", held_out=False))
             rgba = np.zeros((128, 128, 4), np.uint8)
             rgba[20:100, 30:90] = (200, 40, 40, 255) if noun == "dog" else (40, 40, 200, 255)
             pixels.append(rgba)
-    DrawingStore(drawings, np.stack(pixels), np.array([0.0, 240.0, 0.0, 240.0], np.float32)).save(home / "drawings")
+    DrawingStore(drawings, np.stack(pixels), np.array([0.0, 240.0, 240.0, 0.0, 240.0], np.float32)).save(
+        home / "drawings"
+    )
     tiny.text_encoder().save_pretrained(home / "text" / "text_encoder")
     tiny.tokenizer().save_pretrained(home / "text" / "tokenizer")
     return home
@@ -130,7 +132,8 @@ def test_judges_are_trained_and_used(home, capsys):
     measured = {name for line in (judges / "log.jsonl").read_text().splitlines() for name in json.loads(line)}
     assert {"region", "place", "validation/overlap", "validation/place"} <= measured
 
-    command = ["evaluate", "--model", str(home / "model"), "--drawings", str(home / "drawings"), "--count", "3"]
+    command = ["evaluate", "--model", str(home / "model"), "--drawings", str(home / "drawings"), "--subset"]
+    command += ["--prompts", "2", "--rows", "subject", "twin"]
     folders = ["--judges", str(judges / "export"), "--output", str(home / "evaluation")]
     capsys.readouterr()
     assert main([*command, *folders, "--device", "cpu"]) == 0
@@ -138,7 +141,8 @@ def test_judges_are_trained_and_used(home, capsys):
     assert "oracle" in printed
     assert str(home / "evaluation" / "report.html") in printed
     report = json.loads((home / "evaluation" / "report.json").read_text())
-    assert report["count"] == report["rows"]["subject"]["pictures"] == 3
+    assert report["count"] == report["rows"]["subject"]["pictures"] == 2 * 2
+    assert report["rows"].keys() == {"subject", "twin", "oracle", "copy"}
     assert report["split"] == "validation"
 
     assert main([*command, "--judges", str(home / "none"), "--output", str(home / "other")]) == 2

@@ -13,6 +13,7 @@ from realcustom.data.stickers.captions import with_article
 from realcustom.data.stickers.drawings import SPLITS, Drawing, DrawingStore, dominant_hue, icon_sets, vocabulary
 from realcustom.data.stickers.scenes import (
     HUES,
+    POSITIONS,
     Fit,
     Pose,
     SceneOptions,
@@ -255,6 +256,19 @@ class TestScenes:
         assert np.mean(said) == pytest.approx(0.5, abs=0.1)
         grey = [scene for scene in found if DRAWINGS[scene.drawing].noun == "owl"]
         assert not any(f"{colour} {scene.word}" in scene.caption for scene in grey for colour in HUES)
+
+    def test_a_position_that_a_caption_says_is_where_the_thing_is(self, store):
+        told = source(store, position_share=0.5)
+        found = [told.scene(number) for number in range(60)]
+        assert 15 < sum(bool(scene.position) for scene in found) < 45
+        assert {scene.position for scene in found} == {"", *POSITIONS}
+        for scene in found:
+            if scene.position:
+                phrase, x, y = POSITIONS[scene.position]
+                assert scene.caption.count(scene.position) == 1  # not "at the bottom, at the bottom of the ocean"
+                assert f" {phrase}" in scene.caption
+                assert (scene.pose.x, scene.pose.y) == pytest.approx((x, y), abs=0.1)
+                assert scene.pose.size <= 0.55
 
     def test_the_colour_that_a_caption_says_is_the_colour_of_the_thing(self, store):
         coloured = source(store.where(lambda drawing: drawing.noun == "robot"), colour_share=1)

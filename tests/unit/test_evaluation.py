@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.drawings import Drawing, DrawingStore, vocabulary
-from realcustom.data.stickers.scenes import HUES
+from realcustom.data.stickers.scenes import HUES, POSITIONS
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
@@ -18,13 +18,16 @@ from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.output import Settings
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import ROWS, judge, make_pictures, summarise
+from realcustom.evaluation.scores import part_of
 
-SIDE, COUNT = 32, 8
+SIDE, COUNT = 32, 9
+
+SIZE = {"subjects": 3, "prompts": 3, "seeds": 1, "side": SIDE}
 
 
 @pytest.fixture(scope="module")
 def store():
-    """Dogs, cups and owls in three styles each; the two shadings of one are held out."""
+    """Dogs, cups and owls in three styles each; the two shadings of one are held out. A cake and a crown are there, too."""
     drawings, pixels = [], []
     for noun in ("dog", "cup", "owl"):
         for style, split, colour in (
@@ -35,12 +38,15 @@ def store():
             draw((4, 4, 123, 123), fill=colour)
             drawings.append(Drawing(noun, "thing", style, noun, split, common=noun == "dog", held_out=False))
             pixels.append(np.asarray(picture))
-    return DrawingStore(drawings, np.stack(pixels), np.full(len(drawings), np.nan, np.float32))
+    for noun in ("cake", "crown"):
+        drawings.append(Drawing(noun, "object", "noto", noun, "train", common=noun == "cake", held_out=False))
+        pixels.append(pixels[0])
+    return DrawingStore(drawings, np.stack(pixels), np.zeros(len(drawings), np.float32))
 
 
 @pytest.fixture(scope="module")
 def bench(store):
-    return StickerBench(store, "validation", count=COUNT, side=SIDE)
+    return StickerBench(store, "validation", **SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +82,71 @@ class TestBench:
             assert item.example.word in item.example.caption
             assert item.example.picture.shape == item.example.reference.shape == (SIDE, SIDE, 3)
 
-    def test_a_smaller_list_is_the_beginning_of_a_larger_one(self, store, bench):
-        shorter = StickerBench(store, "validation", count=2, side=SIDE)
-        for one, other in zip(shorter.items, bench.items, strict=False):
-            assert one.example.caption == other.example.caption
+    def test_a_smaller_list_is_part_of_a_larger_one(self, store, bench):
+        whole = StickerBench(store, "validation", side=SIDE)
+        assert len(whole.items) == 3 * 20 * 2
+        for one in bench.items:
+            other = whole.item(one.number)
+            assert (one.family, one.subject, one.example.caption) == (
+                other.family,
+                other.subject,
+                other.example.caption,
+            )
             assert np.array_equal(one.example.reference, other.example.reference)
-        assert shorter.digest() != bench.digest()
-        assert StickerBench(store, "validation", count=COUNT, side=SIDE).digest() == bench.digest()
+            assert np.array_equal(one.example.picture, other.example.picture)
+        assert whole.digest() != bench.digest()
+        assert StickerBench(store, "validation", **SIZE).digest() == bench.digest()
+
+    def test_each_sentence_of_a_subject_is_asked_for_with_the_same_reference_and_two_seeds(self, store):
+        whole = StickerBench(store, "validation", side=SIDE)
+        numbers = [item.number for item in whole.items]
+        assert len(set(numbers)) == len(numbers)
+        for subject in {item.subject for item in whole.items}:
+            own = [item for item in whole.items if item.subject == subject]
+            assert all(np.array_equal(item.example.reference, own[0].example.reference) for item in own)
+            assert sum(item.repeated for item in own) == 20
+            for first, second in zip(own[::2], own[1::2], strict=True):
+                assert first.example is second.example
+                assert second.repeated
+
+    def test_each_family_asks_for_what_its_name_says(self, store):
+        extras = {"worn", "beside", "position"}
+        for item in StickerBench(store, "validation", side=SIDE).items:
+            facts, family, said = item.example.facts, item.family, item.example.caption
+            assert extras & facts.keys() == extras & {family}
+            assert bool(facts["colour"]) == (family == "colour")
+            assert (item.example.word == facts["noun"]) == (family != "general")
+            if family == "position":
+                y, x, _ = item.example.frames[0]
+                assert part_of(y, x) == facts["position"]
+                assert f" {POSITIONS[facts['position']][0]}" in said
+            elif family == "colour":
+                assert facts["colour"] in {"yellow", "green", "blue", "purple"}  # far from red, which all of them are
+                assert f"{facts['colour']} {item.example.word}" in said
+            elif family in extras:
+                assert facts[family] in said
+
+    def test_a_list_that_cannot_be_is_refused(self, store):
+        with pytest.raises(InputError, match="none of these 11 drawings is of the test split"):
+            StickerBench(store, "test")
+        with pytest.raises(InputError, match="1 to 20 sentences about each subject, not 21"):
+            StickerBench(store, "validation", prompts=21)
 
     def test_the_gallery_holds_every_drawing_of_the_noun(self, bench):
         assert [portrait.subject for portrait in bench.gallery("dog")] == ["dog/noto", "dog/fluent", "dog/fluent"]
 
     def test_text_items_ask_for_every_common_noun_three_times(self, bench):
         items = bench.text_items()
-        assert [item.noun for item in items] == ["dog"] * 3
-        assert all("a dog" in item.prompt for item in items)
-        assert len({item.place for item in items}) == 3
+        assert [item.noun for item in items] == ["cake"] * 3 + ["dog"] * 3
+        assert all(f"a {item.noun}" in item.prompt for item in items)
+        assert len({item.place for item in items}) == 6
 
     def test_paraphrases_are_words_that_no_caption_says_and_mean_what_the_judges_know(self, blank):
         drawings = vocabulary()
         said = {word for drawing in drawings for name in (drawing.noun, drawing.kind) for word in name.split()}
         phrases = {phrase for place in PLACES for phrase in place.phrases}
         common, places = {one.noun for one in drawings if one.common}, {place.name for place in PLACES}
-        items = StickerBench(blank, "validation", count=1, side=16).paraphrases()
+        items = StickerBench(blank, "validation", subjects=1, side=16).paraphrases()
         assert len(items) == 4 * 20
         assert len({item.prompt for item in items}) == len(items)
         for item in items:
@@ -112,19 +160,19 @@ class TestBench:
                 assert item.judged == ("place",)
                 assert known is None
 
-    def test_the_real_work_lists_are_what_version_2_says(self, blank):
-        """Whoever changes what is asked for must count the version up."""
+    def test_the_work_lists_of_the_real_vocabulary_are_what_version_3_says(self, blank):
+        """As if every drawing were red, for these have no pixels. Whoever changes what is asked for counts the version up."""
         found = {}
         for split in ("validation", "test"):
-            asked = StickerBench(blank, split, count=40, side=16).asked()
+            asked = StickerBench(blank, split, side=16).asked()
             found[split] = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        assert found == {"validation": "b83ca42cc8dfc421", "test": "19d2a26a4abac7ad"}
+        assert found == {"validation": "1343b96d54dbc16c", "test": "c067d596eb366d82"}
 
     def test_the_digest_sees_what_is_shown(self, store, bench):
         darker = DrawingStore(
             store.drawings, store.pixels // 2 + store.pixels * np.uint8([0, 0, 0, 1]) // 2, store.hues
         )
-        other = StickerBench(darker, "validation", count=COUNT, side=SIDE)
+        other = StickerBench(darker, "validation", **SIZE)
         assert other.asked() == bench.asked()
         assert other.digest() != bench.digest()
 
@@ -187,7 +235,7 @@ class TestRun:
         half = sum(1 for _ in tmp_path.rglob("*.png"))
         make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
         whole = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
-        assert 0 < half < len(whole) == COUNT * 3 + COUNT + 3 + 80
+        assert 0 < half < len(whole) == COUNT * 3 + COUNT + 6 + 80
         for path in whole:
             one, other = (np.asarray(Image.open(root / path), int) for root in (folder, tmp_path))
             assert np.abs(one - other).max() <= 1, path
@@ -218,7 +266,7 @@ class TestRun:
         by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
         assert {row: len(found) for row, found in by_row.items()} == {
             **dict.fromkeys(ROWS, COUNT),
-            "text": 3,
+            "text": 6,
             "paraphrase": 80,
         }
         for record in by_row["paraphrase"]:
@@ -252,25 +300,31 @@ class TestRun:
                 return {"identity": embeddings}
 
         records = judge(bench, Stub(), folder)
-        assert len(records) == COUNT * 5 + 3 + 80
+        assert len(records) == COUNT * 5 + 6 + 80
         for record in records:
             if record["row"] == "text":
-                assert record["noun"] == 1
+                assert record["noun"] == (bench.text_items()[record["number"]].noun == "dog")
                 continue
             if record["row"] == "paraphrase":
                 item = bench.paraphrases()[record["number"]]
                 assert record.get("noun") == (None if "noun" not in item.judged else float(item.noun == "dog"))
                 assert record.get("place") == (None if "place" not in item.judged else float(item.place == seen))
                 continue
-            item = bench.items[record["number"]]
+            item = bench.item(record["number"])
+            facts = item.example.facts
             shown = bench.other(item) if record["row"] == "wrong" else item
-            said, behind = item.example.facts["place"], shown.example.facts["reference_place"]
+            said, behind = facts["place"], shown.example.facts["reference_place"]
             assert record["place"] == (said == seen)
             assert record.get("leak") == (None if behind == said else float(behind == seen))
             assert record["paste"] == 1
-            assert record["identity"] == 0  # the first of its noun's drawings is never the subject's
-            assert record["identity_chance"] == pytest.approx(2 / 3)
-            assert ("noun" in record) == (item.example.facts["noun"] == "dog")
+            assert record["family"] == item.family
+            if facts["colour"]:
+                assert "identity" not in record
+            else:
+                assert record["identity"] == 0  # the first of its noun's drawings is never the subject's
+                assert record["identity_chance"] == pytest.approx(2 / 3)
+            assert ("noun" in record) == (facts["noun"] == "dog")
+            assert record.get("position") == (float(facts["position"] == "left") if "position" in facts else None)
             if record["row"] == "oracle":
                 truth = item.example.region >= 0.5
                 expected = (truth & (left.numpy() > 0)).sum() / (truth | (left.numpy() > 0)).sum()
@@ -288,6 +342,12 @@ class TestRun:
         place = [record["place"] for record in records if record["row"] == "twin"]
         assert report["rows"]["twin"]["place"][0] == pytest.approx(np.mean(place), abs=1e-4)
         assert "mask" not in report["rows"]["twin"]
+        by_family = {item.family for item in bench.items}
+        assert by_family == {"worn", "beside", "colour", "position", "scene"} == report["families"].keys()
+        for family, figures in report["families"].items():
+            own = [one["place"] for one in records if one["row"] == "subject" and one["family"] == family]
+            assert figures["pictures"] == len(own)
+            assert figures["place"][0] == pytest.approx(np.mean(own), abs=1e-4)
         write_report(report, records, bench, folder)
         assert json.loads((folder / "report.json").read_text()) == report
         page = (folder / "report.html").read_text()
@@ -295,4 +355,20 @@ class TestRun:
         for strip in (folder / "strips").iterdir():
             assert f'src="strips/{strip.name}"' in page
         assert "http" not in page.replace("http-equiv", "")
-        assert Image.open(folder / "grid.png").size == (COUNT * 34 - 2, 3 * 34 - 2)
+        assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_the_part_of_a_picture_is_where_a_point_lies_farthest_from_the_middle():
+    found = {(0.5, 0.2): "left", (0.6, 0.9): "right", (0.1, 0.3): "top", (0.9, 0.3): "bottom"}
+    assert {point: part_of(*point) for point in found} == found
+
+
+def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
+    make_pictures(tiny.pipeline(), bench, TestRun.SETTINGS, tmp_path, lambda *_: None, ["subject"])
+    assert not (tmp_path / "twin").exists()
+    records = judge(bench, judges, tmp_path, ["subject"])
+    assert {record["row"] for record in records} == {"subject", "oracle", "copy"}
+    report = {**summarise(records, bench, {}), "training": []}
+    assert report["rows"].keys() == {"subject", "oracle", "copy"}
+    write_report(report, records, bench, tmp_path)
+    assert (tmp_path / "report.html").is_file()

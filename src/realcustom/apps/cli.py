@@ -460,7 +460,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         description="Make the pictures of a benchmark, go on with them if some are there, and judge them all.",
         epilog=_examples(
             "evaluate --output runs/evaluation",
-            "evaluate --output runs/first-look --count 64 --steps 15 --scheduler dpm++",
+            "evaluate --output runs/first-look --subset --rows subject",
             "evaluate --benchmark dreambench --photographs dreambooth/dataset --subjects cat can --output runs/dreambench",
         ),
         formatter_class=_Help,
@@ -488,15 +488,22 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="for pictures and report; gone on with if there",
     )
-    add("--count", type=int, metavar="N", help="of stickers: how many subjects under sentences; 400 if not given")
+    add(
+        "--subset", action="store_true",
+        help="of stickers: 10 of 64 subjects, 10 of 20 sentences and one picture of each instead of two",
+    )  # fmt: skip
+    add(
+        "--rows", nargs="+", metavar="ROW", choices=("subject", "twin", "wrong", "text", "paraphrase"),
+        help="of stickers: make and judge only these, of subject, twin, wrong, text and paraphrase",
+    )  # fmt: skip
     add("--photographs", type=_file, metavar="FOLDER", help="of dreambench: its dataset, a folder for each subject")
     add(
         "--pictures", type=_file, metavar="FOLDER",
         help="of photographs: measure these pictures, SUBJECT/PROMPT-SEED.png, and make none",
     )  # fmt: skip
     add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
-    add("--prompts", type=int, metavar="N", help="of dreambench: only the first N of 25 sentences")
-    add("--seeds", type=int, metavar="N", help="of photographs: how many pictures of each sentence; 4 if not given")
+    add("--prompts", type=int, metavar="N", help="only N sentences about each subject: the first of dreambench's 25")
+    add("--seeds", type=int, metavar="N", help="how many pictures of each sentence; 2 of stickers, 4 of photographs")
     for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
         add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
     add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")

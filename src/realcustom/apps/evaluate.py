@@ -16,7 +16,7 @@ from realcustom.apps.picture_options import told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
-from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.benchmark import SEEDS, SENTENCES, SUBJECTS, StickerBench
 from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
@@ -24,13 +24,18 @@ from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.output import Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
-from realcustom.evaluation.run import judge, make_pictures, summarise
+from realcustom.evaluation.run import MADE, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.painting import rehearse, take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
 
 DRAWINGS = Path("runs/stickers/drawings")
 """Where `realcustom data stickers` writes if it is not told otherwise in the docs."""
+
+
+_WHOLE = {"subjects": SUBJECTS, "prompts": len(SENTENCES), "seeds": SEEDS}
+_SUBSET = {"subjects": 10, "prompts": 10, "seeds": 1}
+"""How much of StickerBench is asked for, in all and with --subset."""
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -40,7 +45,7 @@ def evaluate(options: argparse.Namespace) -> None:
         InputError: something that is needed is missing, or the output holds something else.
     """
     quiet_libraries()
-    for name in ("count", "batch_size", "prompts", "seeds"):
+    for name in ("batch_size", "prompts", "seeds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
     if options.benchmark == "stickers":
@@ -51,13 +56,13 @@ def evaluate(options: argparse.Namespace) -> None:
         _evaluate_photographs(options)
 
 
-_OF_STICKERS = ("split", "count", "drawings", "judges")
-_OF_PHOTOGRAPHS = ("photographs", "pictures", "subjects", "prompts", "seeds", "clip", "dino", "segmenter")
+_OF_STICKERS = ("split", "subset", "rows", "drawings", "judges")
+_OF_PHOTOGRAPHS = ("photographs", "pictures", "subjects", "clip", "dino", "segmenter")
 """Options that only one kind of benchmark knows."""
 
 
 def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
-    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    given = [f"--{name}" for name in names if getattr(options, name)]
     if given:
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
@@ -89,10 +94,13 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     judges = load_strictly(Judges, judges_folder)
     pipeline, settings = _pipeline(options)
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    bench = StickerBench(store, options.split or "validation", options.count or 400, side)
+    most = {**_WHOLE, **(_SUBSET if options.subset else {})}
+    size = {name: getattr(options, name) or number for name, number in most.items() if name != "subjects"}
+    bench = StickerBench(store, options.split or "validation", most["subjects"], **size, side=side)
+    rows = options.rows or MADE
     with told_by_option():
-        about = make_pictures(pipeline, bench, settings, options.output, _say)
-    records = judge(bench, judges, options.output)
+        about = make_pictures(pipeline, bench, settings, options.output, _say, rows)
+    records = judge(bench, judges, options.output, rows)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
     write_report(report, records, bench, options.output)

@@ -1,7 +1,7 @@
 """StickerBench: which subjects are shown under which sentences, fixed once and for all by a version.
 
-Item *n* is example *n* of a source of scenes over held-out drawings: its portrait is the reference, its sentence the
-prompt, and the scene itself, which really shows the subject re-posed where the sentence says, is the oracle.
+Each subject is a held-out drawing with one portrait, the reference; it is asked for in sentences of five families, with
+several seeds each. What a sentence says is also rendered: the oracle, which really shows the subject re-posed as it is said.
 """
 
 from __future__ import annotations
@@ -9,23 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from realcustom.data.examples import Example
+from realcustom.data.examples import Example, Frame
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.captions import with_article
-from realcustom.data.stickers.drawings import DrawingStore, Split, identity
-from realcustom.data.stickers.scenes import SceneOptions, SceneSource, bare
+from realcustom.data.stickers.drawings import DrawingStore, Split
+from realcustom.data.stickers.scenes import HUES, POSITIONS, WORN, Plan, SceneOptions, SceneSource, bare
+from realcustom.errors import InputError
 
-VERSION = 2
+VERSION = 3
 
-_SCENES = SceneOptions(
-    smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48,
-    common_share=0.2, kind_share=0.2, thing_share=0.1, colour_share=0.15, hue_share=0.0, worn_share=0.15, beside_share=0.15,
+FAMILIES = {
+    "scene": "the subject in a place, by its noun",
+    "general": "the same, by a more general word",
+    "worn": "wearing something",
+    "beside": "with something beside it",
+    "colour": "in another colour",
+    "position": "in a part of the picture",
+}
+"""What sentences ask for beside a place."""
+
+SENTENCES = (
+    "scene", "worn", "beside", "colour", "position", "scene", "general", "scene", "worn", "beside", "colour", "position",
+    "scene", "general", "scene", "worn", "beside", "colour", "position", "general",
 )  # fmt: skip
+"""The family of each of a subject's sentences. Subject s begins with sentence s, so that a few of each hold all families."""
+
+ANOTHER_COLOUR = 40
+"""How far, in degrees, a hue must be from the subject's own to be asked for as another colour."""
+
+SUBJECTS, SEEDS = 64, 2
+"""How many subjects there are, and how many pictures of each sentence."""
+
+_SCENES = SceneOptions(smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48)
 _SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
 
 PARAPHRASED_NOUNS = {
@@ -47,10 +67,13 @@ class Item:
     """One subject under one sentence."""
 
     number: int
-    """Also the seed of its pictures."""
+    """Also the seed of its pictures; the same whatever part of the list is taken."""
     example: Example
     subject: str
     """Name of the drawing's identity; the two shadings of Fluent Emoji are one."""
+    family: str
+    repeated: bool
+    """Whether it asks for what another item has asked for, with another seed."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +103,53 @@ class StickerBench:
     Args:
         store: all prepared drawings.
         split: "validation", for every choice, or "test", which is scored once for a model card.
-        count: how many items; a smaller count is a beginning of a larger one.
+        subjects: how many subjects at most; a smaller number is a beginning of a larger one, as with the next two.
+        prompts: how many sentences about each.
+        seeds: how many pictures of each sentence.
         side: of the pictures, in pixels: that of the model which is measured.
+
+    Raises:
+        InputError: there are no subjects, or not as many sentences.
     """
 
-    def __init__(self, store: DrawingStore, split: Split, count: int = 400, side: int = 128) -> None:
+    def __init__(
+        self,
+        store: DrawingStore,
+        split: Split,
+        subjects: int = SUBJECTS,
+        prompts: int = len(SENTENCES),
+        seeds: int = SEEDS,
+        side: int = 128,
+    ) -> None:
         self.split, self.store, self.side = split, store, side
-        held_out = store.where(lambda drawing: drawing.split == split)
-        source = SceneSource(held_out, _SCENES, seed=_SEEDS[split], side=side, reference="other")
-        examples = [source[number] for number in range(count)]
-        self.items = [
-            Item(number, example, identity(example.facts["noun"], example.facts["style"]))
-            for number, example in enumerate(examples)
-        ]
+        rows = _subject_rows(store, split)
+        if not rows:
+            raise InputError(f"none of these {len(store)} drawings is of the {split} split and has a colour of its own")
+        if not 1 <= prompts <= len(SENTENCES):
+            raise InputError(f"StickerBench has 1 to {len(SENTENCES)} sentences about each subject, not {prompts}")
+        source = SceneSource(store, _SCENES, seed=_SEEDS[split], side=side)
+        self.items: list[Item] = []
+        for number, row in enumerate(rows[:subjects]):
+            author = _Author(source, number, row)
+            for turn in range(prompts):
+                sentence = (number + turn) % len(SENTENCES)
+                example = author.example(sentence)
+                self.items += [
+                    Item(
+                        (number * len(SENTENCES) + sentence) * SEEDS + seed,
+                        example, store.drawings[row].identity, SENTENCES[sentence], seed > 0,
+                    )
+                    for seed in range(seeds)
+                ]  # fmt: skip
+        self._by_number = {item.number: item for item in self.items}
+
+    def item(self, number: int) -> Item:
+        """Return the item of a number."""
+        return self._by_number[number]
+
+    def one_each(self) -> list[Item]:
+        """Return one item of each subject."""
+        return list({item.subject: item for item in self.items}.values())
 
     def gallery(self, noun: str) -> list[Portrait]:
         """Return every drawing of a noun, held out or not."""
@@ -122,15 +179,16 @@ class StickerBench:
         return items
 
     def other(self, item: Item) -> Item:
-        """Return the next item with another subject, whose reference stands in for a wrong one."""
-        later = (self.items[(item.number + offset) % len(self.items)] for offset in range(1, len(self.items)))
-        return next((one for one in later if one.subject != item.subject), item)
+        """Return an item of the next subject, whose reference stands in for a wrong one."""
+        shown = self.one_each()
+        place = [one.subject for one in shown].index(item.subject)
+        return shown[(place + 1) % len(shown)]
 
     def asked(self) -> list[list[Any]]:
         """Return what each item asks for, as JSON can hold it."""
         examples = ((item.number, item.example) for item in self.items)
         return [
-            [number, one.caption, one.word, dict(one.facts), np.round(one.frames, 4).tolist()]
+            [number, one.caption, one.word, dict(sorted(one.facts.items())), np.round(one.frames, 4).tolist()]
             for number, one in examples
         ]
 
@@ -140,6 +198,79 @@ class StickerBench:
         for item in self.items:
             digest.update(item.example.picture.tobytes() + item.example.reference.tobytes())
         return digest.hexdigest()[:16]
+
+
+class _Author:
+    """Writes and draws what one subject is asked for; each sentence is a function of the list's seed and its own number."""
+
+    def __init__(self, source: SceneSource, number: int, row: int) -> None:
+        self._source, self._number, self._row = source, number, row
+        self._drawing = source.store.drawings[row]
+        rng = self._rng(len(SENTENCES))
+        self._mirrored = bool(rng.random() < 0.5)
+        own_hue, drawn = source.store.hues[row], {drawing.noun for drawing in source.store.drawings}
+        others = [colour for colour, hue in HUES.items() if abs((hue - own_hue + 180) % 360 - 180) > ANOTHER_COLOUR]
+        self._worn, self._colours, self._positions = (
+            [str(name) for name in rng.permutation([name for name in known if self._unsaid(name)])]
+            for known in ([name for name in WORN if name in drawn], others, list(POSITIONS))
+        )
+        common = [row for row, one in enumerate(source.store.drawings) if one.common and self._unsaid(one.noun)]
+        self._beside = rng.permutation(common).tolist()
+        behind = source.place(rng)
+        picture, frame = source.portrait(source.store.pixels[row], behind, rng, mirrored=self._mirrored)
+        self._reference: tuple[np.ndarray, Frame, str] = picture, frame, behind.name
+
+    def example(self, sentence: int) -> Example:
+        """Return a sentence about the subject, its reference, and a scene that is as the sentence says."""
+        source, rng = self._source, self._rng(sentence)
+        scene, _ = source.render(self._plan(sentence, rng), rng)
+        picture, frame, behind = self._reference
+        facts = source.facts(scene) | {"reference_place": behind}
+        frames = (scene.pose.frame, frame)
+        return Example(scene.picture, scene.caption, scene.word, picture, scene.region, scene.foreground, frames, facts)
+
+    def _plan(self, sentence: int, rng: np.random.Generator) -> Plan:
+        family, store = SENTENCES[sentence], self._source.store
+        turn = SENTENCES[:sentence].count(family)
+        word = self._drawing.noun
+        pose, worn, beside, colour, hue, position = self._source.pose(rng), None, None, "", 0.0, ""
+        if family == "general":
+            word = "thing" if turn == 2 else self._drawing.kind
+        elif family == "worn":
+            noun = self._worn[turn % len(self._worn)]
+            worn = int(rng.choice([row for row, one in enumerate(store.drawings) if one.noun == noun]))
+        elif family == "beside":
+            beside = self._beside[turn % len(self._beside)]
+        elif family == "colour":
+            colour = self._colours[turn % len(self._colours)]
+            hue = float(HUES[colour] - store.hues[self._row])
+        elif family == "position":
+            position = self._positions[turn % len(self._positions)]
+            pose = self._source.positioned(pose, position, rng)
+        place, phrases = self._source.said_place(rng, word, colour, position)
+        pose = replace(pose, mirrored=self._mirrored)
+        return Plan(self._row, word, colour, hue, place, phrases, pose, worn, beside, position)
+
+    def _rng(self, sentence: int) -> np.random.Generator:
+        return np.random.default_rng([self._source.seed, 2, self._number, sentence])
+
+    def _unsaid(self, name: str) -> bool:
+        """Whether a name shares no word with the subject's own, so that a sentence says each word once."""
+        own = f"{self._drawing.noun} {self._drawing.kind}".split()
+        return set(name.split()).isdisjoint(own)
+
+
+def _subject_rows(store: DrawingStore, split: Split) -> list[int]:
+    """Return the rows of a split's subjects in the order of the list: all identities that can be recoloured, one row each."""
+    rows = [
+        row
+        for row, drawing in enumerate(store.drawings)
+        if drawing.split == split and drawing.noun not in WORN and not np.isnan(store.hues[row])
+    ]
+    found: dict[str, int] = {}
+    for row in np.random.default_rng([_SEEDS[split], 3]).permutation(rows).tolist():
+        found.setdefault(store.drawings[row].identity, row)
+    return list(found.values())[:SUBJECTS]
 
 
 def _plainest(phrases: Sequence[str], noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation import history
-from realcustom.evaluation.benchmark import Item, StickerBench
+from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.pictures import sheet, write_picture
@@ -32,6 +32,7 @@ _MEANING = {
     "noun": "the sentence's noun is seen",
     "worn": "what the sentence says that the thing wears is seen",
     "beside": "what the sentence says is beside the thing is seen",
+    "position": "the subject lies in the part of the picture that the sentence says",
     "leak": "the reference's place is seen instead",
     "paste": "overlap of the subject's place with that in the reference",
     "mask": "overlap of the mask with the subject, second half of the steps",
@@ -44,10 +45,11 @@ _MEANING = {
 def write_report(
     report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], bench: StickerBench, folder: Path
 ) -> None:
-    """Write `report.json`, `records.jsonl`, `grid.png` (40 subjects) and `report.html` into `folder`."""
+    """Write `report.json`, `records.jsonl`, `report.html` and, if there are twins, `grid.png` (40 subjects) into `folder`."""
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_lines(records, folder / "records.jsonl")
-    write_picture(grid(bench.items[:40], folder), folder / "grid.png")
+    if "twin" in report["rows"]:
+        write_picture(grid(bench.one_each()[:40], folder), folder / "grid.png")
     (folder / "report.html").write_text(_page(report, _ranked(records, bench, folder)), "utf-8")
 
 
@@ -80,11 +82,12 @@ def _ranked(
 
 
 def _figure(record: Mapping[str, Any], bench: StickerBench, folder: Path) -> str:
-    item = bench.items[record["number"]]
-    made = [Image.open(folder / row / f"{item.number:04d}.png").convert("RGB") for row in ("subject", "twin")]
+    item = bench.item(record["number"])
+    paths = (folder / row / f"{item.number:04d}.png" for row in ("subject", "twin"))
+    made = [Image.open(path).convert("RGB") for path in paths if path.exists()]
     pictures = [Image.fromarray(item.example.reference), *made, Image.fromarray(item.example.picture)]
     name = f"strips/{item.number:04d}.png"
-    write_picture(sheet(pictures, columns=4), folder / name)
+    write_picture(sheet(pictures, columns=len(pictures)), folder / name)
     found = "found" if record["identity"] else "not found"
     caption = f"{item.example.caption} <small>({item.subject}, {found}, {record['similarity']:.2f})</small>"
     return f'<figure><img src="{name}" alt=""><figcaption>{caption}</figcaption></figure>'
@@ -92,13 +95,6 @@ def _figure(record: Mapping[str, Any], bench: StickerBench, folder: Path) -> str
 
 def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str:
     shown = [name for name in FIGURES if any(name in figures for figures in report["rows"].values())]
-    head = "".join(f'<th title="{escape(_MEANING[name])}">{name.replace("_", " ")}</th>' for name in shown)
-    body = "".join(
-        f"<tr><td>{row}<br><small>{escape(ROWS[row])}</small></td><td>{figures['pictures']}</td>"
-        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
-        + "</tr>"
-        for row, figures in report["rows"].items()
-    )
     about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
     meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {_MEANING[name]}</li>" for name in shown)
     galleries = "".join(f"<h2>{name}</h2>{''.join(figures)}" for name, figures in ranked.items())
@@ -106,12 +102,24 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
-        f"<table><tr><th>row</th><th>pictures</th>{head}</tr>{body}</table>"
+        f"{_table('row', report['rows'], ROWS, shown)}"
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
+        f"<h2>By family of sentences</h2>{_table('family', report['families'], FAMILIES, shown)}"
         f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
-        "<p>Each strip: reference, picture, text-only twin of the same seed, a real render.</p>"
+        "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
         f"{galleries}{_history(report['training'])}</html>"
     )
+
+
+def _table(of: str, rows: Mapping[str, Any], meaning: Mapping[str, str], shown: Sequence[str]) -> str:
+    head = "".join(f'<th title="{escape(_MEANING[name])}">{name.replace("_", " ")}</th>' for name in shown)
+    body = "".join(
+        f"<tr><td>{row}<br><small>{escape(meaning[row])}</small></td><td>{figures['pictures']}</td>"
+        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
+        + "</tr>"
+        for row, figures in rows.items()
+    )
+    return f"<table><tr><th>{of}</th><th>pictures</th>{head}</tr>{body}</table>"
 
 
 def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:

@@ -13,14 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
-from realcustom.evaluation.benchmark import VERSION, Item, StickerBench, TextItem
+from realcustom.evaluation.benchmark import FAMILIES, VERSION, Item, StickerBench, TextItem
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import Judges, Reading
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
-from realcustom.evaluation.scores import bootstrap
+from realcustom.evaluation.scores import bootstrap, part_of
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.placement import frame_of
 
 ROWS = {
     "subject": "the subject under the sentence",
@@ -49,15 +50,16 @@ def make_pictures(
     settings: Settings,
     folder: Path,
     progress: Callable[[str, int, int], None],
+    rows: Sequence[str] = MADE,
 ) -> dict[str, Any]:
-    """Make every picture of the work list that is not in `folder` yet; return what describes the run.
+    """Make every picture of some rows of the work list that is not in `folder` yet; return what describes the run.
 
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
     about = describe_run(pipeline, settings, bench=bench.digest(), count=len(bench.items))
     claim(folder, about)
-    for row in MADE:
+    for row in rows:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
         make_missing(
@@ -118,29 +120,41 @@ def _read_masks(path: Path) -> Tensor:
 
 
 @torch.no_grad()
-def judge(bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
-    """Return one record for every picture: what the judges saw, and what it is worth against the work list."""
+def judge(bench: StickerBench, judges: Judges, folder: Path, rows: Sequence[str] = MADE) -> list[dict[str, Any]]:
+    """Return one record for every picture: what the judges saw, and what it is worth against the work list.
+
+    Args:
+        bench: the work list.
+        judges: what looks at the pictures.
+        folder: with a folder of pictures for each row that was made.
+        rows: those that were made; what is rendered is judged in any case.
+    """
     records: list[dict[str, Any]] = []
     galleries = Galleries(bench, judges)
-    for row in ROWS:
+    for row in (row for row in ROWS if row in rows or row not in MADE):
         if row in _TEXT_ITEMS:
             records += _judge_text(row, bench, judges, folder)
             continue
-        for items, pixels in _batches(bench.items, partial(_shown, folder, row)):
+        work = bench.items if row in MADE else [item for item in bench.items if not item.repeated]
+        for items, pixels in _batches(work, partial(_shown, folder, row)):
             reading = judges.read(pixels)
             shown = [_reference_item(bench, row, item).example for item in items]
             of_reference = judges.read(to_pixels([example.reference for example in shown])).region
             pasted = overlap(reading.region.round(), of_reference)
             for place, item in enumerate(items):
-                record = {"row": row, "number": item.number, "group": item.subject, "paste": float(pasted[place])}
+                region = reading.region[place, None]
+                record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
+                record |= {"paste": float(pasted[place])}
                 record |= _control(item, shown[place], _seen(reading, place, judges), judges)
                 record |= galleries.identity(item, reading.identity[place].numpy())
-                region = reading.region[place, None]
+                if "position" in item.example.facts:
+                    y, x, _ = frame_of(region.round())[0].tolist()
+                    record["position"] = float(part_of(y, x) == item.example.facts["position"])
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
                     record["segmenter"] = float(overlap(region.round(), true))
-                if row == "subject":
-                    record |= _mask_figures(_read_masks(_masks_path(folder, item.number)), region)
+                if row == "subject" and (masks := _masks_path(folder, item.number)).exists():
+                    record |= _mask_figures(_read_masks(masks), region)
                 records.append(record)
     return records
 
@@ -208,28 +222,36 @@ def _batches(
 
 
 FIGURES = (
-    "identity", "identity_chance", "similarity", "place", "colour", "noun", "worn", "beside", "leak", "paste", "mask",
-    "mask_random", "mask_all", "segmenter",
+    "identity", "identity_chance", "similarity", "place", "colour", "noun", "worn", "beside", "position", "leak", "paste",
+    "mask", "mask_random", "mask_all", "segmenter",
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""
 
 
 def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report: for every row and figure [mean, low, high], the interval by bootstrap over subjects."""
-    rows: dict[str, Any] = {}
-    for row in ROWS:
-        own = [record for record in records if record["row"] == row]
-        groups = [record["group"] for record in own]
-        rows[row] = {"pictures": len(own)}
-        for name in FIGURES:
-            values = [record.get(name, float("nan")) for record in own]
-            if not np.all(np.isnan(values)):
-                rows[row][name] = [round(value, 4) for value in bootstrap(values, groups)]
+    """Return the report: for every row and figure [mean, low, high], the interval by bootstrap over subjects.
+
+    "families" holds the same of the pictures of subjects alone, for each family of sentences.
+    """
+    by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
+    by_family = {family: [record for record in by_row["subject"] if record["family"] == family] for family in FAMILIES}
     by_step = [record["mask_by_step"] for record in records if "mask_by_step" in record]
     return {
         "benchmark": f"stickers {VERSION}",
         "split": bench.split,
         **about,
-        "rows": rows,
+        "rows": {row: _figures(own) for row, own in by_row.items() if own},
+        "families": {family: _figures(own) for family, own in by_family.items() if own},
         "mask_by_step": np.round(np.mean(by_step, axis=0), 4).tolist() if by_step else [],
     }
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many pictures there are, and every figure that any of them has."""
+    groups = [record["group"] for record in records]
+    figures: dict[str, Any] = {"pictures": len(records)}
+    for name in FIGURES:
+        values = [record.get(name, float("nan")) for record in records]
+        if not np.all(np.isnan(values)):
+            figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
+    return figures

@@ -23,6 +23,17 @@ def pairwise_cosine(made: Float[np.ndarray, "n c"], real: Float[np.ndarray, "m c
     return made.astype(np.float64) @ real.astype(np.float64).mean(axis=0)
 
 
+def part_of(y: float, x: float) -> str:
+    """Return the part of a picture, "left", "right", "top" or "bottom", into which a point lies farthest from the middle.
+
+    Coordinates are shares of the picture's side, y downward.
+    """
+    down, across = y - 0.5, x - 0.5
+    if abs(across) >= abs(down):
+        return "left" if across < 0 else "right"
+    return "top" if down < 0 else "bottom"
+
+
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
     """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
 

@@ -58,7 +58,9 @@ def with_article(words: str) -> str:
     return f"an {words}" if vowel else f"a {words}"
 
 
-def caption(thing: str, where: str, rng: np.random.Generator, *, worn: str = "", beside: str = "") -> str:
+def caption(
+    thing: str, where: str, rng: np.random.Generator, *, worn: str = "", beside: str = "", position: str = ""
+) -> str:
     """Return one of several sentences that say that `thing` ("robot", "purple robot") is `where` ("on the beach").
 
     Args:
@@ -67,8 +69,10 @@ def caption(thing: str, where: str, rng: np.random.Generator, *, worn: str = "",
         rng: chooses the sentence.
         worn: what the thing wears, if anything.
         beside: what else is there, if anything.
+        position: in which part of the picture ("on the left"), if that is said.
     """
     said = with_article(thing)
     said += f" wearing {with_article(worn)}" if worn else ""
     said += f" {rng.choice(('and', 'next to'))} {with_article(beside)}" if beside else ""
+    said += f" {position}" if position else ""
     return str(rng.choice(_TEMPLATES)).format(thing=said, where=where)

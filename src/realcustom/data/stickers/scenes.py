@@ -78,6 +78,15 @@ WORN = {
 """What things can wear, and how."""
 
 
+POSITIONS: dict[str, tuple[str, float, float]] = {
+    "left": ("on the left", 0.27, 0.5),
+    "right": ("on the right", 0.73, 0.5),
+    "top": ("at the top", 0.5, 0.27),
+    "bottom": ("at the bottom", 0.5, 0.73),
+}
+"""The parts of a picture that a caption can name: how it says so, and the middle of each, across and down."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a scene is to show."""
@@ -94,10 +103,12 @@ class Plan:
     phrases: Sequence[str]
     """Those that say the place and none of the thing's words."""
     pose: Pose
-    worn: int | None
+    worn: int | None = None
     """Row of what the thing wears."""
-    beside: int | None
+    beside: int | None = None
     """Row of what is beside it."""
+    position: str = ""
+    """The part of the picture that the caption says; empty if it says none."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ class Scene:
     """What the thing wears; empty if nothing."""
     beside: str
     """What else is in the picture; empty if nothing."""
+    position: str
+    """The part of the picture that the caption says; empty if it says none."""
 
 
 class SceneOptions(Options):
@@ -152,6 +165,8 @@ class SceneOptions(Options):
     """Share of scenes whose thing wears a hat, a crown or glasses, as the caption says; the reference never does."""
     beside_share: float = 0.0
     """Share of scenes with a second, well-known thing beside the first, as the caption says."""
+    position_share: float = 0.0
+    """Share of scenes, of those with nothing worn or beside, whose caption says in which part of the picture the thing is."""
     backgrounds: int = 48
     """How many pictures of each place are painted when the source starts."""
 
@@ -280,17 +295,13 @@ class SceneSource:
     def __getitem__(self, number: int) -> Example:
         """Return scene `number` as a training example."""
         rng = np.random.default_rng([self.seed, 1, number])
-        scene, subject = self._render(self._plan(rng), rng)
-        facts = {"place": scene.place, "colour": scene.colour, "hue": f"{scene.hue:.0f}"}
-        facts |= {name: value for name, value in (("worn", scene.worn), ("beside", scene.beside)) if value}
-        facts |= {"noun": self.store.drawings[scene.drawing].noun, "style": self.store.drawings[scene.drawing].style}
+        scene, subject = self.render(self._plan(rng), rng)
+        facts = self.facts(scene)
         shown, frame = scene.picture, scene.pose.frame
         if self.reference == "other":
-            elsewhere = self._place(rng)
+            elsewhere = self.place(rng)
             facts["reference_place"] = elsewhere.name
-            pose = self._portrait(rng, scene.pose.mirrored)
-            behind = self._background(rng, elsewhere, self.reference_side)
-            shown, frame = place_drawing(behind, subject, pose)[0], pose.frame
+            shown, frame = self.portrait(subject, elsewhere, rng, mirrored=scene.pose.mirrored)
         elif self.reference == "drawing":
             shown, frame = bare(subject, self.reference_side), BARE.frame
         frames = (scene.pose.frame, frame)
@@ -299,17 +310,39 @@ class SceneSource:
     def scene(self, number: int) -> Scene:
         """Return scene `number` with everything that is known about it."""
         rng = np.random.default_rng([self.seed, 1, number])
-        return self._render(self._plan(rng), rng)[0]
+        return self.render(self._plan(rng), rng)[0]
 
-    def _place(self, rng: np.random.Generator) -> Place:
+    def facts(self, scene: Scene) -> dict[str, str]:
+        """Return what is known of a scene, by name, as examples hold it."""
+        drawing = self.store.drawings[scene.drawing]
+        extras = {"worn": scene.worn, "beside": scene.beside, "position": scene.position}
+        return {
+            "place": scene.place, "colour": scene.colour, "hue": f"{scene.hue:.0f}",
+            **{name: value for name, value in extras.items() if value},
+            "noun": drawing.noun, "style": drawing.style,
+        }  # fmt: skip
+
+    def portrait(
+        self, rgba: np.ndarray, place: Place, rng: np.random.Generator, *, mirrored: bool
+    ) -> tuple[np.ndarray, Frame]:
+        """Return a picture of a drawing as people photograph a subject, and its frame there.
+
+        It is large, upright and in the middle; its left stays its left, if `mirrored` is that of its other pictures.
+        """
+        size = rng.uniform(self.options.smallest_portrait, self.options.largest_portrait)
+        x, y = rng.normal(0.5, 0.02, 2)
+        pose = Pose(x, y, size, rng.normal(0, 3), mirrored)
+        return place_drawing(self._background(rng, place, self.reference_side), rgba, pose)[0], pose.frame
+
+    def place(self, rng: np.random.Generator) -> Place:
+        """Return a place, those with names of their own twice as often as colours."""
         return PLACES[rng.choice(len(PLACES), p=self._place_weights)]
 
-    def _said_place(self, rng: np.random.Generator, word: str) -> tuple[Place, list[str]]:
-        """Return a place and those of its phrases that do not say `word` themselves, so that the caption says it once."""
+    def said_place(self, rng: np.random.Generator, *words: str) -> tuple[Place, list[str]]:
+        """Return a place, and those of its phrases that say none of `words` themselves, so that a caption says them once."""
         while True:
-            place = self._place(rng)
-            phrases = [phrase for phrase in place.phrases if word not in phrase.split()]
-            if phrases:
+            place = self.place(rng)
+            if phrases := [phrase for phrase in place.phrases if not set(words) & set(phrase.split())]:
                 return place, phrases
 
     def _background(self, rng: np.random.Generator, place: Place, side: int) -> np.ndarray:
@@ -317,17 +350,12 @@ class SceneSource:
         picture = picture[:, ::-1] if rng.random() < 0.5 else picture
         return picture if len(picture) == side else np.asarray(Image.fromarray(picture).resize((side, side)))
 
-    def _pose(self, rng: np.random.Generator) -> Pose:
+    def pose(self, rng: np.random.Generator) -> Pose:
+        """Return how a thing lies in a picture of which nobody has said anything."""
         size = rng.uniform(self.options.smallest, self.options.largest)
         # The thing may leave the picture by a tenth of its size.
         x, y = (rng.uniform(0.4 * size, 1 - 0.4 * size) for _ in range(2))
         return Pose(x, y, size, rng.normal(0, 8), rng.random() < 0.5)
-
-    def _portrait(self, rng: np.random.Generator, mirrored: bool) -> Pose:
-        """Return a pose as people photograph a subject: large, upright, in the middle; its left stays its left."""
-        size = rng.uniform(self.options.smallest_portrait, self.options.largest_portrait)
-        x, y = rng.normal(0.5, 0.02, 2)
-        return Pose(x, y, size, rng.normal(0, 3), mirrored)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         """Return what a scene is to show."""
@@ -349,12 +377,23 @@ class SceneSource:
             else:
                 target = rng.uniform(0, 360)
             turn = float(target - self.store.hues[row])
-        place, phrases = self._said_place(rng, word)
-        pose = self._pose(rng)
-        worn, beside = self._extras(rng, {*word.split(), *drawing.noun.split()})
-        return Plan(row, word, colour, turn, place, phrases, pose, worn, beside)
+        place, phrases = self.said_place(rng, word)
+        pose, names = self.pose(rng), {*word.split(), *drawing.noun.split()}
+        worn, beside = self._extras(rng, names)
+        position = ""
+        if worn is None and beside is None and options.position_share and rng.random() < options.position_share:
+            said = names.union(*(phrase.split() for phrase in phrases))
+            position = str(rng.choice([name for name in POSITIONS if name not in said]))
+            pose = self.positioned(pose, position, rng)
+        return Plan(row, word, colour, turn, place, phrases, pose, worn, beside, position)
 
-    def _render(self, plan: Plan, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+    def positioned(self, pose: Pose, position: str, rng: np.random.Generator) -> Pose:
+        """Return a pose moved into a part of the picture, see `POSITIONS`, and no larger than fits there."""
+        _, x, y = POSITIONS[position]
+        size = min(pose.size, rng.uniform(0.4, 0.55))
+        return replace(pose, x=x + rng.normal(0, 0.02), y=y + rng.normal(0, 0.02), size=size)
+
+    def render(self, plan: Plan, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
         """Return a scene, and its thing as a reference shows it.
 
         Where the caption says another colour than the drawing's, the reference keeps the drawing's: the text decides.
@@ -382,10 +421,11 @@ class SceneSource:
             for name, other in (("worn", plan.worn), ("beside", plan.beside))
         }
         thing = f"{plan.colour} {plan.word}" if plan.colour else plan.word
-        said_so = caption(thing, where, rng, **extras)
+        position = POSITIONS[plan.position][0] if plan.position else ""
+        said_so = caption(thing, where, rng, **extras, position=position)
         scene = Scene(
             picture, region, foreground, said_so, plan.word, plan.place.name, pose, plan.drawing, plan.colour, plan.hue,
-            **extras,
+            **extras, position=plan.position,
         )  # fmt: skip
         return scene, subject
 
