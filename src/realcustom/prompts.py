@@ -254,7 +254,6 @@ class TextStates:
         return TextStates(torch.cat([self.states, other.states]), keep, added)
 
 
-@torch.no_grad()
 def encode_prompts(
     prompts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -285,7 +284,6 @@ def encode_prompts(
     return TextStates(states, keep.bool() if keep is not None else None)
 
 
-@torch.no_grad()
 def encode_prompts_twice(
     prompts: Sequence[str],
     tokenizers: Sequence[PreTrainedTokenizerBase],

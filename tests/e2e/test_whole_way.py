@@ -145,6 +145,24 @@ def test_judges_are_trained_and_used(home, capsys):
     assert report["rows"].keys() == {"subject", "twin", "oracle", "copy"}
     assert report["split"] == "validation"
 
+    work = home / "bench"
+    size = ["--drawings", str(home / "drawings"), "--subset", "--prompts", "2"]
+    assert main(["data", "bench", str(work), *size]) == 0
+    assert "4 pictures of 2 subjects" in capsys.readouterr().out
+    assert main(["data", "bench", str(work), *size]) == 2
+    assert "is there already" in capsys.readouterr().err
+    theirs = home / "theirs"
+    theirs.mkdir()
+    for line in (work / "requests.jsonl").read_text().splitlines():
+        wanted = json.loads(line)
+        assert wanted["word"] in wanted["prompt"]
+        Image.open(work / wanted["reference"]).resize((128, 128)).save(theirs / wanted["picture"])
+    judged = ["--judges", str(judges / "export"), "--pictures", str(theirs)]
+    assert main(["evaluate", *size, *judged, "--output", str(home / "judged")]) == 0
+    rows = json.loads((home / "judged" / "report.json").read_text())["rows"]
+    assert rows["subject"]["pictures"] == 4
+    assert rows["subject"]["similarity"] == rows["copy"]["similarity"]
+
     assert main([*command, "--judges", str(home / "none"), "--output", str(home / "other")]) == 2
     assert "holds no judges; train them with: realcustom train judges" in capsys.readouterr().err
 

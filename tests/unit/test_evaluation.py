@@ -15,14 +15,20 @@ from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
+from realcustom.evaluation.methods import Customized
 from realcustom.evaluation.output import Settings
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import ROWS, judge, make_pictures, summarise
+from realcustom.evaluation.run import MADE, ROWS, judge, make_pictures, require_pictures, summarise
 from realcustom.evaluation.scores import part_of
 
 SIDE, COUNT = 32, 9
 
 SIZE = {"subjects": 3, "prompts": 3, "seeds": 1, "side": SIDE}
+
+
+def folders(folder):
+    """Where the rows of an evaluation lie."""
+    return {row: folder / row for row in MADE}
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +225,7 @@ class TestRun:
     @pytest.fixture(scope="class")
     def folder(self, tiny, bench, tmp_path_factory):
         folder = tmp_path_factory.mktemp("evaluation")
-        make_pictures(tiny.pipeline(), bench, self.SETTINGS, folder, lambda *_: None)
+        make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, folder, lambda *_: None)
         return folder
 
     def test_a_killed_run_goes_on_and_makes_the_same_pictures(self, tiny, bench, folder, tmp_path):
@@ -231,9 +237,9 @@ class TestRun:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, die)
+            make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, die)
         half = sum(1 for _ in tmp_path.rglob("*.png"))
-        make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
+        make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, lambda *_: None)
         whole = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
         assert 0 < half < len(whole) == COUNT * 3 + COUNT + 6 + 80
         for path in whole:
@@ -244,24 +250,26 @@ class TestRun:
         other = tiny.pipeline()
         other.unet.conv_out.bias.data += 1
         with pytest.raises(InputError, match="holds pictures made with another model; name another --output"):
-            make_pictures(other, bench, self.SETTINGS, folder, lambda *_: None)
+            make_pictures(Customized(other), bench, self.SETTINGS, folder, lambda *_: None)
         other = tiny.pipeline(subject_guidance_scale=9.0)
         with pytest.raises(InputError, match="holds pictures made with another subject_guidance_scale"):
-            make_pictures(other, bench, self.SETTINGS, folder, lambda *_: None)
+            make_pictures(Customized(other), bench, self.SETTINGS, folder, lambda *_: None)
         with pytest.raises(InputError, match="holds pictures made with another guidance_scale"):
-            make_pictures(tiny.pipeline(), bench, Settings(batch_size=2, num_inference_steps=2, guidance_scale=9),
+            make_pictures(Customized(tiny.pipeline()), bench, Settings(batch_size=2, num_inference_steps=2, guidance_scale=9),
                           folder, lambda *_: None)  # fmt: skip
 
     def test_a_refused_run_does_not_claim_its_folder(self, tiny, bench, tmp_path):
         with pytest.raises(InputError, match="num_inference_steps"):
-            make_pictures(tiny.pipeline(), bench, Settings(num_inference_steps=0), tmp_path, lambda *_: None)
-        make_pictures(tiny.pipeline(), bench, Settings(num_inference_steps=1), tmp_path, lambda *_: None)
+            make_pictures(
+                Customized(tiny.pipeline()), bench, Settings(num_inference_steps=0), tmp_path, lambda *_: None
+            )
+        make_pictures(Customized(tiny.pipeline()), bench, Settings(num_inference_steps=1), tmp_path, lambda *_: None)
         (tmp_path / "run.json").unlink()
         with pytest.raises(InputError, match=r"holds pictures, but no run\.json"):
-            make_pictures(tiny.pipeline(), bench, self.SETTINGS, tmp_path, lambda *_: None)
+            make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, lambda *_: None)
 
     def test_every_row_is_judged(self, bench, judges, folder):
-        records = judge(bench, judges, folder)
+        records = judge(bench, judges, folders(folder))
         assert {record["row"] for record in records} == set(ROWS)
         by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
         assert {row: len(found) for row, found in by_row.items()} == {
@@ -299,7 +307,7 @@ class TestRun:
                 embeddings[0] = torch.tensor([1.0, 0.0])
                 return {"identity": embeddings}
 
-        records = judge(bench, Stub(), folder)
+        records = judge(bench, Stub(), folders(folder))
         assert len(records) == COUNT * 5 + 6 + 80
         for record in records:
             if record["row"] == "text":
@@ -331,7 +339,7 @@ class TestRun:
                 assert record["segmenter"] == pytest.approx(expected)
 
     def test_the_report_sums_up_and_shows(self, bench, judges, folder):
-        records = judge(bench, judges, folder)
+        records = judge(bench, judges, folders(folder))
         report = summarise(records, bench, {"model": "abc"})
         lines = [{"step": 7, "examples": 70, "hours": 0.5, "loss": 1.0}, {"step": 10, "examples": 100, "hours": 0.75}]
         lines[1] |= {"validation/right/900": 0.8125, "validation/error/100": 0.5}
@@ -348,7 +356,7 @@ class TestRun:
             own = [one["place"] for one in records if one["row"] == "subject" and one["family"] == family]
             assert figures["pictures"] == len(own)
             assert figures["place"][0] == pytest.approx(np.mean(own), abs=1e-4)
-        write_report(report, records, bench, folder)
+        write_report(report, records, bench, folders(folder), folder)
         assert json.loads((folder / "report.json").read_text()) == report
         page = (folder / "report.html").read_text()
         assert "<td>joint</td><td>10</td><td>100</td><td>0.75</td><td>0.812</td>" in page
@@ -364,11 +372,29 @@ def test_the_part_of_a_picture_is_where_a_point_lies_farthest_from_the_middle():
 
 
 def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
-    make_pictures(tiny.pipeline(), bench, TestRun.SETTINGS, tmp_path, lambda *_: None, ["subject"])
+    make_pictures(Customized(tiny.pipeline()), bench, TestRun.SETTINGS, tmp_path, lambda *_: None, ["subject"])
     assert not (tmp_path / "twin").exists()
-    records = judge(bench, judges, tmp_path, ["subject"])
+    made = {"subject": tmp_path / "subject"}
+    records = judge(bench, judges, made)
     assert {record["row"] for record in records} == {"subject", "oracle", "copy"}
     report = {**summarise(records, bench, {}), "training": []}
     assert report["rows"].keys() == {"subject", "oracle", "copy"}
-    write_report(report, records, bench, tmp_path)
+    write_report(report, records, bench, made, tmp_path)
     assert (tmp_path / "report.html").is_file()
+
+
+def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_path):
+    numbers = [f"{item.number:04d}.png" for item in bench.items]
+    for number in numbers[1:]:
+        Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / number)
+    with pytest.raises(InputError, match=rf"lacks 1 of 9 pictures, {numbers[0]} for one"):
+        require_pictures(bench, tmp_path)
+    Image.new("RGB", (SIDE, SIDE // 2)).save(tmp_path / numbers[0])
+    with pytest.raises(InputError, match="must be of 32 x 32 pixels"):
+        require_pictures(bench, tmp_path)
+    Image.new("RGB", (SIDE, SIDE), "blue").save(tmp_path / numbers[0])
+    require_pictures(bench, tmp_path)
+    report = summarise(judge(bench, judges, {"subject": tmp_path}), bench, {})
+    assert report["rows"]["subject"]["pictures"] == COUNT
+    assert "mask" not in report["rows"]["subject"]
+    assert report["mask_by_step"] == []

@@ -12,6 +12,7 @@ from realcustom.training.autoencoder import AutoencoderRecipe
 from realcustom.training.base import BaseRecipe
 from realcustom.training.judges import JudgesRecipe
 from realcustom.training.package import PackageRecipe
+from realcustom.training.tuning import TuningRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {
@@ -21,6 +22,10 @@ KINDS = {
     "joint": JointRecipe,
     "judges": JudgesRecipe,
     "model": PackageRecipe,
+    "image": AdapterRecipe,
+    "textual": TuningRecipe,
+    "dreambooth": TuningRecipe,
+    "custom": TuningRecipe,
 }
 
 

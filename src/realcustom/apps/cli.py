@@ -394,6 +394,14 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     stickers.add_argument("folder", type=_file, help="where to write drawings.safetensors and drawings.json")
     stickers.add_argument("--registry", default="https://registry.npmjs.org", help="npm registry to fetch them from")
     stickers.set_defaults(run=_data_stickers)
+    bench = kinds.add_parser(
+        "bench", help="StickerBench's work list", formatter_class=_Help,
+        description="Write StickerBench's references and what is asked for as files, for any system to make its pictures.",
+        epilog=_examples("data bench runs/bench --subset", "evaluate --pictures THEIRS --subset --output runs/theirs"),
+    )  # fmt: skip
+    bench.add_argument("folder", type=_file, help="a new folder, for references and requests.jsonl")
+    _add_size(bench)
+    bench.set_defaults(run=_program("bench"))
     text = kinds.add_parser(
         "text-encoder", help="the text encoder", formatter_class=_Help,
         description="Cut a small sentence encoder down to what the embedded model needs.",
@@ -470,15 +478,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--benchmark", default="stickers", metavar="NAME",
         help="stickers, dreambench, dreambench-pairs, or a folder with a benchmark.jsonl of its own",
     )  # fmt: skip
-    add(
-        "--split", choices=("validation", "test"),
-        help="of stickers: validation, the default, for every choice; test once, for a model card",
-    )  # fmt: skip
     add("--model", default="stickers", help="embedded model, folder or hub id")
-    add(
-        "--drawings", type=_file, metavar="FOLDER",
-        help="of stickers: what realcustom data stickers has written; runs/stickers/drawings if not given",
-    )  # fmt: skip
     add("--judges", type=_file, metavar="FOLDER", help="of stickers: the judges; the ones that ship if not given")
     add(
         "--output",
@@ -488,10 +488,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         metavar="FOLDER",
         help="for pictures and report; gone on with if there",
     )
-    add(
-        "--subset", action="store_true",
-        help="of stickers: 10 of 64 subjects, 10 of 20 sentences and one picture of each instead of two",
-    )  # fmt: skip
+    _add_size(parser)
     add(
         "--rows", nargs="+", metavar="ROW", choices=("subject", "twin", "wrong", "text", "paraphrase"),
         help="of stickers: make and judge only these, of subject, twin, wrong, text and paraphrase",
@@ -499,13 +496,16 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--photographs", type=_file, metavar="FOLDER", help="of dreambench: its dataset, a folder for each subject")
     add(
         "--pictures", type=_file, metavar="FOLDER",
-        help="of photographs: measure these pictures, SUBJECT/PROMPT-SEED.png, and make none",
+        help="measure these pictures, of photographs SUBJECT/PROMPT-SEED.png, of stickers NUMBER.png, and make none",
     )  # fmt: skip
     add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
-    add("--prompts", type=int, metavar="N", help="only N sentences about each subject: the first of dreambench's 25")
-    add("--seeds", type=int, metavar="N", help="how many pictures of each sentence; 2 of stickers, 4 of photographs")
     for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
         add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
+    add(
+        "--method", metavar="NAME",
+        help="of stickers: realcustom, image-prompt (the subject acts everywhere), or a recipe that tunes the model to each "
+        "subject, for example recipes/stickers/dreambooth.yaml; realcustom if not given",
+    )  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
     add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
@@ -513,8 +513,28 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--subject-guidance-scale", type=float, metavar="W", help="w_i")
     add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope")
     add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num")
+    add("--subject-scale", type=float, default=1.0, metavar="S", help="how strongly the subject acts")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     parser.set_defaults(run=_program("evaluate"), less="--batch-size")
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    """Add what says how much of a benchmark is asked for."""
+    add = parser.add_argument
+    add(
+        "--split", choices=("validation", "test"),
+        help="of stickers: validation, the default, for every choice; test once, for a model card",
+    )  # fmt: skip
+    add(
+        "--drawings", type=_file, metavar="FOLDER",
+        help="of stickers: what realcustom data stickers has written; runs/stickers/drawings if not given",
+    )  # fmt: skip
+    add(
+        "--subset", action="store_true",
+        help="of stickers: 10 of 64 subjects, 10 of 20 sentences and one picture of each instead of two",
+    )  # fmt: skip
+    add("--prompts", type=int, metavar="N", help="only N sentences about each subject: the first of dreambench's 25")
+    add("--seeds", type=int, metavar="N", help="how many pictures of each sentence; 2 of stickers, 4 of photographs")
 
 
 def _add_words(commands: argparse._SubParsersAction) -> None:

@@ -21,13 +21,19 @@ from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_c
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
+from realcustom.evaluation.methods import Customized, Method
 from realcustom.evaluation.output import Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
-from realcustom.evaluation.run import MADE, judge, make_pictures, summarise
+from realcustom.evaluation.run import MADE, judge, make_pictures, require_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly, resolve
+from realcustom.options import load_options
 from realcustom.painting import rehearse, take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.training.tuning import Tuned, TuningRecipe
+
+SIDE = 128
+"""Of StickerBench's pictures where no model says it, in pixels."""
 
 DRAWINGS = Path("runs/stickers/drawings")
 """Where `realcustom data stickers` writes if it is not told otherwise in the docs."""
@@ -56,8 +62,8 @@ def evaluate(options: argparse.Namespace) -> None:
         _evaluate_photographs(options)
 
 
-_OF_STICKERS = ("split", "subset", "rows", "drawings", "judges")
-_OF_PHOTOGRAPHS = ("photographs", "pictures", "subjects", "clip", "dino", "segmenter")
+_OF_STICKERS = ("split", "subset", "rows", "method", "drawings", "judges")
+_OF_PHOTOGRAPHS = ("photographs", "subjects", "clip", "dino", "segmenter")
 """Options that only one kind of benchmark knows."""
 
 
@@ -79,6 +85,7 @@ def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings
         subject_guidance_scale=options.subject_guidance_scale,
         mask_scope=options.mask_scope,
         token_ratio=options.token_ratio,
+        subject_scale=options.subject_scale,
     )
     with told_by_option():
         rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
@@ -86,26 +93,51 @@ def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings
 
 
 def _evaluate_stickers(options: argparse.Namespace) -> None:
-    checkpoints = training_history(resolve(options.model))
+    output = options.output
     store = DrawingStore.load(options.drawings or DRAWINGS)
     judges_folder = options.judges or SHIPPED
     if not (judges_folder / "config.json").is_file():
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
-    pipeline, settings = _pipeline(options)
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    most = {**_WHOLE, **(_SUBSET if options.subset else {})}
-    size = {name: getattr(options, name) or number for name, number in most.items() if name != "subjects"}
-    bench = StickerBench(store, options.split or "validation", most["subjects"], **size, side=side)
-    rows = options.rows or MADE
-    with told_by_option():
-        about = make_pictures(pipeline, bench, settings, options.output, _say, rows)
-    records = judge(bench, judges, options.output, rows)
+    if options.pictures is not None:
+        _refuse(options, "a model", ("method", "rows"))
+        bench = work_list(options, store)
+        require_pictures(bench, options.pictures)
+        about: dict[str, Any] = {"bench": bench.digest(), "count": len(bench.items), "made by": str(options.pictures)}
+        folders, checkpoints = {"subject": options.pictures}, []
+        claim(output, about)
+    else:
+        checkpoints = training_history(resolve(options.model))
+        pipeline, settings = _pipeline(options)
+        method = _method(options, pipeline)
+        bench = work_list(options, store, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+        rows = options.rows or (("subject",) if isinstance(method, Tuned) else MADE)
+        with told_by_option():
+            about = make_pictures(method, bench, settings, output, _say, rows)
+        folders = {row: output / row for row in rows}
+    records = judge(bench, judges, folders)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
-    write_report(report, records, bench, options.output)
+    write_report(report, records, bench, folders, output)
     _print_rows(report)
-    print(options.output / "report.html")
+    print(output / "report.html")
+
+
+def work_list(options: argparse.Namespace, store: DrawingStore, side: int = SIDE) -> StickerBench:
+    """Return as much of StickerBench as the options ask for."""
+    most = {**_WHOLE, **(_SUBSET if options.subset else {})}
+    size = {name: getattr(options, name) or most[name] for name in ("prompts", "seeds")}
+    return StickerBench(store, options.split or "validation", most["subjects"], **size, side=side)
+
+
+def _method(options: argparse.Namespace, pipeline: RealCustomPipeline) -> Method:
+    """Return what makes the pictures of subjects."""
+    name = options.method or "realcustom"
+    if name in ("realcustom", "image-prompt"):
+        return Customized(pipeline, everywhere=name == "image-prompt")
+    if not Path(name).is_file():
+        raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
+    return Tuned(pipeline, load_options(TuningRecipe, Path(name), ()), options.output)
 
 
 def _evaluate_photographs(options: argparse.Namespace) -> None:

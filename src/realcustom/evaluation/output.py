@@ -24,6 +24,7 @@ class Settings:
     subject_guidance_scale: float | None = None
     mask_scope: float | None = None
     token_ratio: float = 0.8
+    subject_scale: float = 1.0
 
     def arguments(self) -> dict[str, Any]:
         """Return what every call of the pipeline is given."""
@@ -33,7 +34,7 @@ class Settings:
         """Return what calls with a subject are given beside."""
         return {
             "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
-            "token_ratio": self.token_ratio,
+            "token_ratio": self.token_ratio, "subject_scale": self.subject_scale,
         }  # fmt: skip
 
 

@@ -43,30 +43,44 @@ _MEANING = {
 
 
 def write_report(
-    report: Mapping[str, Any], records: Sequence[Mapping[str, Any]], bench: StickerBench, folder: Path
+    report: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    bench: StickerBench,
+    folders: Mapping[str, Path],
+    folder: Path,
 ) -> None:
-    """Write `report.json`, `records.jsonl`, `report.html` and, if there are twins, `grid.png` (40 subjects) into `folder`."""
+    """Write `report.json`, `records.jsonl`, `report.html` and `grid.png` (40 subjects) into `folder`."""
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_lines(records, folder / "records.jsonl")
-    if "twin" in report["rows"]:
-        write_picture(grid(bench.one_each()[:40], folder), folder / "grid.png")
-    (folder / "report.html").write_text(_page(report, _ranked(records, bench, folder)), "utf-8")
+    if "subject" in folders:
+        write_picture(grid(bench.one_each()[:40], folders), folder / "grid.png")
+    ranked = _ranked(records, bench, folders, folder)
+    (folder / "report.html").write_text(_page(report, ranked), "utf-8")
 
 
-def grid(items: Sequence[Item], folder: Path, columns: int = 10) -> Image.Image:
-    """Return references, pictures of their subjects and text-only twins, one above the other."""
+def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:
+    """Return references, pictures of their subjects and text-only twins if there are any, one above the other."""
     columns = min(columns, len(items))
-    rows: dict[str, list[Image.Image]] = {"reference": [], "subject": [], "twin": []}
-    for item in items:
-        rows["reference"].append(Image.fromarray(item.example.reference))
-        for row in ("subject", "twin"):
-            rows[row].append(Image.open(folder / row / f"{item.number:04d}.png").convert("RGB"))
-    blocks = [row[start : start + columns] for start in range(0, len(items), columns) for row in rows.values()]
+    rows = [[Image.fromarray(item.example.reference) for item in items]]
+    rows += [[_made(folders[row], item) for item in items] for row in _SHOWN if row in folders]
+    blocks = [row[start : start + columns] for start in range(0, len(items), columns) for row in rows]
     return sheet([picture for block in blocks for picture in block], columns=columns)
 
 
+_SHOWN = ("subject", "twin")
+"""The rows whose pictures are shown beside a reference."""
+
+
+def _made(folder: Path, item: Item) -> Image.Image:
+    return Image.open(folder / f"{item.number:04d}.png").convert("RGB")
+
+
 def _ranked(
-    records: Sequence[Mapping[str, Any]], bench: StickerBench, folder: Path, count: int = 12
+    records: Sequence[Mapping[str, Any]],
+    bench: StickerBench,
+    folders: Mapping[str, Path],
+    folder: Path,
+    count: int = 12,
 ) -> dict[str, list[str]]:
     """Write a strip for each of the best, median and worst subjects; return their figures as HTML."""
     scored = [record for record in records if record["row"] == "subject" and "similarity" in record]
@@ -78,13 +92,12 @@ def _ranked(
         "Worst": scored[max(0, len(scored) - count) :],
     }
     (folder / "strips").mkdir(exist_ok=True)
-    return {name: [_figure(record, bench, folder) for record in group] for name, group in groups.items()}
+    return {name: [_figure(record, bench, folders, folder) for record in group] for name, group in groups.items()}
 
 
-def _figure(record: Mapping[str, Any], bench: StickerBench, folder: Path) -> str:
+def _figure(record: Mapping[str, Any], bench: StickerBench, folders: Mapping[str, Path], folder: Path) -> str:
     item = bench.item(record["number"])
-    paths = (folder / row / f"{item.number:04d}.png" for row in ("subject", "twin"))
-    made = [Image.open(path).convert("RGB") for path in paths if path.exists()]
+    made = [_made(folders[row], item) for row in _SHOWN if row in folders]
     pictures = [Image.fromarray(item.example.reference), *made, Image.fromarray(item.example.picture)]
     name = f"strips/{item.number:04d}.png"
     write_picture(sheet(pictures, columns=len(pictures)), folder / name)

@@ -13,14 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
+from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import FAMILIES, VERSION, Item, StickerBench, TextItem
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import Judges, Reading
+from realcustom.evaluation.methods import Method, Request
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import bootstrap, part_of
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
-from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import frame_of
 
 ROWS = {
@@ -45,7 +46,7 @@ _TEXT_ITEMS: dict[str, Callable[[StickerBench], list[TextItem]]] = {
 
 
 def make_pictures(
-    pipeline: RealCustomPipeline,
+    method: Method,
     bench: StickerBench,
     settings: Settings,
     folder: Path,
@@ -57,45 +58,68 @@ def make_pictures(
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    about = describe_run(pipeline, settings, bench=bench.digest(), count=len(bench.items))
+    about = describe_run(method.pipeline, settings, bench=bench.digest(), count=len(bench.items), **method.describe())
     claim(folder, about)
     for row in rows:
         (folder / row).mkdir(exist_ok=True)
         work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
         make_missing(
-            row, {_picture_path(folder, row, item.number): item for item in work},
-            partial(_make_batch, pipeline, bench, row, settings, folder), settings.batch_size, progress,
+            row, {_picture_path(folder / row, item.number): item for item in work},
+            partial(_make_batch, method, bench, row, settings, folder / row), settings.batch_size, progress,
         )  # fmt: skip
     return about
 
 
-def _picture_path(folder: Path, row: str, number: int) -> Path:
-    return folder / row / f"{number:04d}.png"
+def _picture_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:04d}.png"
 
 
 def _make_batch(
-    pipeline: RealCustomPipeline,
+    method: Method,
     bench: StickerBench,
     row: str,
     settings: Settings,
     folder: Path,
     batch: Sequence[Any],
 ) -> None:
-    generator = [torch.Generator().manual_seed(item.number) for item in batch]
-    prompts = [item.prompt if row in _TEXT_ITEMS else item.example.caption for item in batch]
     if row in ("twin", *_TEXT_ITEMS):
-        made = pipeline(prompts, generator=generator, **settings.arguments())
+        generator = [torch.Generator().manual_seed(item.number) for item in batch]
+        prompts = [item.prompt if row in _TEXT_ITEMS else item.example.caption for item in batch]
+        made = method.pipeline(prompts, generator=generator, **settings.arguments())
     else:
-        shown = [_reference_item(bench, row, item).example.reference for item in batch]
-        made = pipeline(
-            prompts, [Image.fromarray(reference) for reference in shown], [item.example.word for item in batch],
-            generator=generator, occurrence=1, **settings.arguments(), **settings.subject_arguments(),
-        )  # fmt: skip
+        made = method.make([_request(item, _reference_item(bench, row, item)) for item in batch], settings)
     for place, (item, picture) in enumerate(zip(batch, made.images, strict=True)):
-        if row == "subject":
-            assert made.masks is not None
+        if row == "subject" and made.masks is not None:
             write_picture(_mask_picture(made.masks.steps[:, place]), _masks_path(folder, item.number))
-        write_picture(picture, _picture_path(folder, row, item.number))
+        write_picture(picture, _picture_path(folder, item.number))
+
+
+def _request(item: Item, shown: Item) -> Request:
+    """Return an item's sentence about the subject of `shown`."""
+    return Request(
+        item.example.caption, item.example.word, shown.subject, shown.example.facts["noun"], shown.example.reference,
+        item.number,
+    )  # fmt: skip
+
+
+def require_pictures(bench: StickerBench, folder: Path) -> None:
+    """Check that another system's pictures of subjects are all there, of the right size.
+
+    Raises:
+        InputError: one is missing, or is of another size.
+    """
+    paths = [_picture_path(folder, item.number) for item in bench.items]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of {len(paths)} pictures, {missing[0]} for one; they are named by the numbers of "
+            "the work list, which realcustom data bench writes"
+        )
+    sizes = {Image.open(path).size for path in paths} - {(bench.side, bench.side)}
+    if sizes:
+        raise InputError(
+            f"the pictures of {folder} must be of {bench.side} x {bench.side} pixels, but some are of {sizes}"
+        )
 
 
 def _reference_item(bench: StickerBench, row: str, item: Item) -> Item:
@@ -104,7 +128,7 @@ def _reference_item(bench: StickerBench, row: str, item: Item) -> Item:
 
 
 def _masks_path(folder: Path, number: int) -> Path:
-    return folder / "subject" / f"{number:04d}-masks.png"
+    return folder / f"{number:04d}-masks.png"
 
 
 def _mask_picture(masks: Tensor) -> Image.Image:
@@ -120,19 +144,19 @@ def _read_masks(path: Path) -> Tensor:
 
 
 @torch.no_grad()
-def judge(bench: StickerBench, judges: Judges, folder: Path, rows: Sequence[str] = MADE) -> list[dict[str, Any]]:
+def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return one record for every picture: what the judges saw, and what it is worth against the work list.
 
     Args:
         bench: the work list.
         judges: what looks at the pictures.
-        folder: with a folder of pictures for each row that was made.
-        rows: those that were made; what is rendered is judged in any case.
+        folders: of the rows that were made, by name; what is rendered is judged in any case.
     """
     records: list[dict[str, Any]] = []
     galleries = Galleries(bench, judges)
-    for row in (row for row in ROWS if row in rows or row not in MADE):
-        if row in _TEXT_ITEMS:
+    for row in (row for row in ROWS if row in folders or row not in MADE):
+        folder = folders.get(row)
+        if row in _TEXT_ITEMS and folder is not None:
             records += _judge_text(row, bench, judges, folder)
             continue
         work = bench.items if row in MADE else [item for item in bench.items if not item.repeated]
@@ -153,7 +177,7 @@ def judge(bench: StickerBench, judges: Judges, folder: Path, rows: Sequence[str]
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
                     record["segmenter"] = float(overlap(region.round(), true))
-                if row == "subject" and (masks := _masks_path(folder, item.number)).exists():
+                if row == "subject" and folder and (masks := _masks_path(folder, item.number)).exists():
                     record |= _mask_figures(_read_masks(masks), region)
                 records.append(record)
     return records
@@ -194,7 +218,7 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
 
 def _judge_text(row: str, bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
     records = []
-    for items, pixels in _batches(_TEXT_ITEMS[row](bench), lambda item: _read(_picture_path(folder, row, item.number))):
+    for items, pixels in _batches(_TEXT_ITEMS[row](bench), lambda item: _read(_picture_path(folder, item.number))):
         reading = judges.read(pixels)
         for place, item in enumerate(items):
             seen = _seen(reading, place, judges)
@@ -203,9 +227,9 @@ def _judge_text(row: str, bench: StickerBench, judges: Judges, folder: Path) -> 
     return records
 
 
-def _shown(folder: Path, row: str, item: Item) -> np.ndarray:
-    if row in MADE:
-        return _read(_picture_path(folder, row, item.number))
+def _shown(folder: Path | None, row: str, item: Item) -> np.ndarray:
+    if folder is not None:
+        return _read(_picture_path(folder, item.number))
     return item.example.picture if row == "oracle" else item.example.reference
 
 

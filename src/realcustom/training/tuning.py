@@ -1,0 +1,282 @@
+"""The rivals that learn each subject anew: Textual Inversion, DreamBooth, Custom Diffusion.
+
+All of them make a base denoise the subject's picture under a phrase that names it. What they train differs: a new token's
+embedding (Gal et al., 2023), the UNet (Ruiz et al., 2023), or a token and the keys and values of the text (Kumari et al.,
+2023); the latter two hold on to the class by the base's own pictures of it. RealCustom needs none of this.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
+from torch import Tensor, nn
+
+from realcustom.attention import cross_attention_layers
+from realcustom.data.examples import Batch, Example
+from realcustom.data.stickers.captions import with_article
+from realcustom.errors import InputError
+from realcustom.evaluation.methods import Request
+from realcustom.evaluation.output import Settings
+from realcustom.latents import to_latents
+from realcustom.options import Options
+from realcustom.pictures import sheet
+from realcustom.pipeline import RealCustomPipeline
+from realcustom.prompts import TextStates
+from realcustom.report import RealCustomOutput
+from realcustom.training import loop
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
+from realcustom.training.options import TrainingOptions
+
+TOKEN = "<subject>"
+"""The token that is learned."""
+
+TEMPLATES = ("{}", "a picture of {}", "a photo of {}", "a drawing of {}")
+"""What the subject's picture is called while it is learned."""
+
+
+class TuningRecipe(Options):
+    """How a base is tuned to one subject."""
+
+    phrase: str
+    """What stands for the subject in a prompt; "{word}" in it is what the prompt calls it. "<subject>" is the learned token."""
+    initial: str = "{word}"
+    """The words whose mean embedding the learned token begins as."""
+    unet: Literal["nothing", "keys-values", "everything"]
+    """What of the UNet is trained."""
+    prior_pictures: NonNegativeInt = 0
+    """How many of the base's own pictures of the class are learned beside the subject's, one for one; each half of a batch."""
+    prior_weight: NonNegativeFloat = 1.0
+    """How much the error on them counts."""
+    training: TrainingOptions
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TuningRecipe:
+        if self.unet == "nothing" and TOKEN not in self.phrase:
+            raise ValueError(f"nothing is trained: name {TOKEN} in phrase, or train something of the unet")
+        if self.prior_pictures and self.training.train_batch_size % 2:
+            raise ValueError("with prior_pictures each batch is half of them, so that train_batch_size must be even")
+        return self
+
+    def said(self, word: str) -> str:
+        """Return what stands for a subject that a prompt calls `word`."""
+        return self.phrase.format(word=word)
+
+    def prompt(self, prompt: str, word: str) -> str:
+        """Return a prompt that calls the subject by the phrase."""
+        found = re.search(rf"\b{re.escape(word)}\b", prompt)
+        if found is None:
+            raise InputError(f"the prompt {prompt!r} does not say {word!r}")
+        before = re.sub(r"\ban $", "a ", prompt[: found.start()])  # "an owl", but "a <subject> owl"
+        return before + self.said(word) + prompt[found.end() :]
+
+
+class TunedBase(nn.Module):
+    """Copies of a base's UNet and text encoder, of which some parameters are trained."""
+
+    def __init__(self, base: RealCustomPipeline, recipe: TuningRecipe, word: str) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = copy.deepcopy(base.unet), copy.deepcopy(base.text_encoder)
+        self.tokenizer = copy.deepcopy(base.tokenizer)
+        self.requires_grad_(False)
+        if TOKEN in recipe.phrase:
+            self._learn_token(base, recipe.initial.format(word=word))
+        if recipe.unet == "everything":
+            self.unet.requires_grad_(True)
+        elif recipe.unet == "keys-values":
+            for layer in cross_attention_layers(self.unet).values():
+                layer.to_k.requires_grad_(True)
+                layer.to_v.requires_grad_(True)
+
+    def _learn_token(self, base: RealCustomPipeline, initial: str) -> None:
+        if base.text_encoder_2 is not None:
+            raise InputError("a token is learned for one text encoder, and this base has two; tune its UNet instead")
+        numbers = self.tokenizer(initial, add_special_tokens=False).input_ids
+        self.tokenizer.add_tokens([TOKEN])
+        self.text_encoder.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        weight = self.text_encoder.get_input_embeddings().weight
+        with torch.no_grad():
+            weight[-1] = weight[numbers].mean(dim=0)
+        weight.requires_grad_(True)
+        weight.register_hook(_last_row)
+
+    def forward(self, noisy: NoisyBatch, text: TextStates) -> Tensor:
+        """Return the prediction for noisy latents."""
+        return self.unet(
+            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
+            added_cond_kwargs=dict(text.added) or None,
+        ).sample  # fmt: skip
+
+
+def _last_row(gradient: Tensor) -> Tensor:
+    """Return the gradient of an embedding of which only the last token is learned."""
+    kept = torch.zeros_like(gradient)
+    kept[-1] = gradient[-1]
+    return kept
+
+
+class TuningSource:
+    """The subject's picture under changing captions; every other example is one of the class, if there are any."""
+
+    def __init__(self, picture: np.ndarray, phrase: str, word: str, prior: Sequence[np.ndarray], seed: int) -> None:
+        self.picture, self.phrase, self.word, self.prior, self.seed = picture, phrase, word, prior, seed
+
+    def __getitem__(self, number: int) -> Example:
+        """Return example `number`; the class is at the odd ones."""
+        rng = np.random.default_rng([self.seed, number])
+        template = str(rng.choice(TEMPLATES))
+        if self.prior and number % 2:
+            picture = self.prior[rng.integers(len(self.prior))]
+            return Example(picture, template.format(with_article(self.word)), self.word, picture)
+        return Example(self.picture, template.format(f"a {self.phrase}"), self.phrase, self.picture)
+
+
+class TuningObjective:
+    """Mean squared error on the subject's picture, and on the class's (DreamBooth's prior preservation)."""
+
+    def __init__(self, base: RealCustomPipeline, recipe: TuningRecipe, picture: np.ndarray, word: str) -> None:
+        self.base, self.recipe, self.word, self._picture = base, recipe, word, picture
+        self.model = TunedBase(base, recipe, word)
+        self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
+
+    def prepare(self, device: torch.device) -> None:
+        """Move the frozen parts to the device."""
+        self.base.to(device)
+
+    def parameter_groups(self) -> list[dict]:
+        """Return the parameters that are trained; the tokens beside the learned one do not decay."""
+        embedding = self.model.text_encoder.get_input_embeddings().weight
+        others = [one for one in self.model.parameters() if one.requires_grad and one is not embedding]
+        groups: list[dict] = [{"params": others}] if others else []
+        return groups + ([{"params": [embedding], "weight_decay": 0.0}] if embedding.requires_grad else [])
+
+    def loss(self, model: TunedBase, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the error at random noise levels."""
+        size = (batch.pixels.shape[2], batch.pixels.shape[3])
+        text = self.pipeline(self.model).text_states(batch.captions, size, shortest=True)
+        with torch.no_grad():
+            latents = to_latents(self.base.vae, batch.pixels.to(self.base.vae.device)).float()
+        noisy = draw_noisy(latents, self.scheduler, generator)
+        errors = sample_errors(model(noisy, text), noisy)
+        if not self.recipe.prior_pictures:
+            return errors.mean(), {}
+        own, prior = errors[::2].mean(), errors[1::2].mean()
+        return own + self.recipe.prior_weight * prior, {"loss/subject": float(own.detach())}
+
+    def validate(self, model: TunedBase) -> tuple[dict[str, float], Image.Image | None]:
+        """Return the subject's picture beside three of the tuned base, which show how well it has been learned."""
+        pipeline = self.pipeline(model)
+        said = f"a picture of a {self.recipe.said(self.word)}"
+        generator = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        side = self._picture.shape[0]
+        made = pipeline([said] * 3, generator=generator, height=side, width=side).images
+        return {}, sheet([Image.fromarray(self._picture), *made], columns=4)
+
+    def pipeline(self, model: TunedBase) -> RealCustomPipeline:
+        """Return the tuned base, which is a plain text-to-image model."""
+        parts = {**self.base.components, "adapter": None}
+        parts |= {"unet": model.unet, "text_encoder": model.text_encoder, "tokenizer": model.tokenizer}
+        tuned = RealCustomPipeline(**parts, **_own_defaults(self.base))
+        tuned.set_progress_bar_config(disable=True)
+        return tuned
+
+    def export(self, model: TunedBase, folder: Path) -> None:
+        """Write the tuned base."""
+        self.pipeline(model).save_pretrained(folder)
+
+
+def _own_defaults(base: RealCustomPipeline) -> dict[str, Any]:
+    """Return what a base says of how it is run, for one that is tuned from it."""
+    return {name: base.config[name] for name in ("num_inference_steps", "guidance_scale")}
+
+
+def tune(
+    base: RealCustomPipeline, recipe: TuningRecipe, picture: np.ndarray, word: str, folder: Path
+) -> tuple[RealCustomPipeline, float]:
+    """Tune a base to the subject of a picture; go on with it if `folder` holds a beginning.
+
+    Args:
+        base: a text-to-image model; it stays as it is.
+        recipe: how.
+        picture: `[h, w, 3]` uint8, the subject.
+        word: what it is.
+        folder: for checkpoints, log and the tuned base.
+
+    Returns:
+        The tuned base, and the seconds that it took, over all sessions.
+    """
+    seed, side, started = recipe.training.seed, picture.shape[0], time.monotonic()
+    prior: list[np.ndarray] = []
+    for start in range(0, recipe.prior_pictures, 16):
+        count = min(16, recipe.prior_pictures - start)
+        generator = [torch.Generator().manual_seed(seed + start + number) for number in range(count)]
+        made = base([with_article(word)] * count, generator=generator, height=side, width=side)
+        prior += [np.asarray(one.convert("RGB")) for one in made.images]
+    seconds = time.monotonic() - started
+    torch.manual_seed(seed)
+    objective = TuningObjective(base, recipe, picture, word)
+    source = TuningSource(picture, recipe.said(word), word, prior, seed)
+    seconds += loop.train(objective, source, recipe.training, folder).seconds
+    tuned = RealCustomPipeline.from_pretrained(folder / "export")
+    tuned.set_progress_bar_config(disable=True)
+    return tuned, seconds
+
+
+class Tuned:
+    """A base that is tuned to every subject before it makes the subject's pictures.
+
+    Args:
+        pipeline: the base.
+        recipe: how it is tuned.
+        folder: receives `tuning.jsonl`, a line with the seconds of each subject; `tuning/SUBJECT.png`, the reference beside
+            what the tuned base takes the subject for; and, while a subject is at work, its weights.
+    """
+
+    def __init__(self, pipeline: RealCustomPipeline, recipe: TuningRecipe, folder: Path) -> None:
+        self.pipeline, self.recipe, self._folder = pipeline, recipe, folder
+        self._current: tuple[str, RealCustomPipeline] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe."""
+        return {"method": self.recipe.model_dump(mode="json")}
+
+    def make(self, requests: Sequence[Request], settings: Settings) -> RealCustomOutput:
+        """Return pictures."""
+        pictures: list[Image.Image] = []
+        for _, group in groupby(requests, key=lambda one: one.subject):
+            own = list(group)
+            made = self._tuned(own[0])(
+                [self.recipe.prompt(one.prompt, one.word) for one in own],
+                generator=[torch.Generator().manual_seed(one.seed) for one in own], **settings.arguments(),
+            )  # fmt: skip
+            pictures += made.images
+        return RealCustomOutput(pictures)
+
+    def _tuned(self, request: Request) -> RealCustomPipeline:
+        """Return the base tuned to a subject; only that of the last one is kept."""
+        if self._current is not None and self._current[0] == request.subject:
+            return self._current[1]
+        work = self._folder / "tuning" / request.subject.replace("/", "-").replace(" ", "-")
+        for other in work.parent.glob("*/"):
+            if other != work:
+                shutil.rmtree(other)
+        tuned, seconds = tune(self.pipeline, self.recipe, request.reference, request.noun, work)
+        shown, log = work.with_suffix(".png"), self._folder / "tuning.jsonl"
+        if not shown.exists():
+            with log.open("a") as stream:
+                stream.write(json.dumps({"subject": request.subject, "seconds": round(seconds, 1)}) + "\n")
+            shutil.copy(work / f"samples-{self.recipe.training.max_train_steps:07d}.png", shown)
+        self._current = request.subject, tuned
+        return tuned

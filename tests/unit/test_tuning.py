@@ -1,0 +1,161 @@
+"""The rivals that learn each subject anew, on tiny real components."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from realcustom.errors import InputError
+from realcustom.evaluation.methods import Customized, Request
+from realcustom.evaluation.output import Settings
+from realcustom.training.tuning import TOKEN, Tuned, TunedBase, TuningRecipe, TuningSource, tune
+
+TRAINING = {
+    "max_train_steps": 3, "train_batch_size": 2, "learning_rate": 1e-2, "lr_warmup_steps": 0, "ema_decay": 0,
+    "mixed_precision": "no", "dataloader_num_workers": 0, "logging_steps": 1, "checkpointing_steps": 1,
+}  # fmt: skip
+WAYS = {
+    "textual-inversion": {"phrase": TOKEN, "unet": "nothing"},
+    "dreambooth": {"phrase": "red {word}", "unet": "everything", "prior_pictures": 2},
+    "custom-diffusion": {"phrase": TOKEN + " {word}", "initial": "red", "unet": "keys-values", "prior_pictures": 2},
+}
+
+
+def recipe(name, **changes):
+    return TuningRecipe(**WAYS[name], training={**TRAINING, **changes})
+
+
+@pytest.fixture(scope="module")
+def picture(tiny):
+    return np.asarray(tiny.subject().resize((32, 32)))
+
+
+def changed(before, after):
+    """Return the names of the parameters that are not the same."""
+    return {name for name, one in after.items() if name in before and not torch.equal(one, before[name])}
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("name", "prompt", "word", "expected"),
+        [
+            ("textual-inversion", "a dog on the beach", "dog", "a <subject> on the beach"),
+            ("textual-inversion", "on a lake, an orange owl", "owl", "on a lake, an orange <subject>"),
+            ("dreambooth", "a picture of an owl in the snow", "owl", "a picture of a red owl in the snow"),
+            ("custom-diffusion", "a cat and a caterpillar", "cat", "a <subject> cat and a caterpillar"),
+        ],
+    )
+    def test_a_prompt_calls_the_subject_by_the_phrase(self, name, prompt, word, expected):
+        assert recipe(name).prompt(prompt, word) == expected
+
+    def test_a_prompt_without_the_word_is_refused(self):
+        with pytest.raises(InputError, match="'a dogma' does not say 'dog'"):
+            recipe("dreambooth").prompt("a dogma", "dog")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"phrase": "red {word}", "unet": "nothing"}, "nothing is trained"),
+            ({"prior_pictures": 4, "training": {**TRAINING, "train_batch_size": 3}}, "must be even"),
+        ],
+    )
+    def test_a_recipe_that_cannot_be_is_refused(self, changes, message):
+        with pytest.raises(ValidationError, match=message):
+            TuningRecipe(**{**WAYS["dreambooth"], "training": TRAINING, **changes})
+
+
+def test_examples_alternate_between_the_subject_and_its_class():
+    subject, prior = np.zeros((4, 4, 3), np.uint8), [np.full((4, 4, 3), 255, np.uint8)]
+    source = TuningSource(subject, "red owl", "owl", prior, seed=0)
+    for number in range(12):
+        example = source[number]
+        assert example.picture.max() == (255 if number % 2 else 0)
+        assert ("an owl" if number % 2 else "a red owl") in example.caption
+        assert example.caption == source[number].caption
+    alone = TuningSource(subject, "red owl", "owl", [], seed=0)
+    assert all(alone[number].picture.max() == 0 for number in range(4))
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_way_trains_what_its_paper_trains_and_leaves_the_base_alone(tiny, picture, tmp_path, name):
+    base = tiny.pipeline()
+    unet, text = (
+        {key: value.clone() for key, value in part.state_dict().items()} for part in (base.unet, base.text_encoder)
+    )
+    words = len(base.tokenizer)
+    tuned, seconds = tune(base, recipe(name), picture, "dog", tmp_path)
+    assert seconds > 0
+    assert not changed(unet, base.unet.state_dict())
+    assert not changed(text, base.text_encoder.state_dict())
+    assert len(base.tokenizer) == words
+    trained = changed(unet, tuned.unet.state_dict())
+    if name == "textual-inversion":
+        assert not trained
+    elif name == "dreambooth":
+        assert len(trained) > 0.9 * len(unet)  # some gradients are zero in a net as small as this
+    else:
+        assert trained == {key for key in unet if "attn2.to_k" in key or "attn2.to_v" in key}
+    embedding = "embeddings.word_embeddings.weight"
+    after = tuned.text_encoder.state_dict()
+    learned = name != "dreambooth"
+    assert changed({key: value for key, value in text.items() if key != embedding}, after) == set()
+    assert torch.equal(after[embedding][:words], text[embedding])
+    assert len(after[embedding]) == len(tuned.tokenizer) == words + learned
+    if learned:
+        began_as = "dog" if name == "textual-inversion" else "red"
+        distance = (after[embedding][-1] - text[embedding][base.tokenizer.convert_tokens_to_ids(began_as)]).abs()
+        assert 0 < float(distance.max()) < 0.1  # three steps of at most a hundredth
+
+
+def test_the_right_subject_is_learned(tiny, picture, tmp_path):
+    """After some steps on one picture its error is lower than that of an untuned base."""
+    tune(tiny.pipeline(), recipe("dreambooth", max_train_steps=30, learning_rate=1e-3), picture, "dog", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    errors = [line["loss/subject"] for line in lines if "loss/subject" in line]
+    assert np.mean(errors[-8:]) < 0.9 * np.mean(errors[:8])
+
+
+def test_a_token_is_not_learned_for_two_text_encoders(tiny):
+    from realcustom.pipeline import RealCustomPipeline
+
+    base = RealCustomPipeline(**tiny.sdxl_parts())
+    with pytest.raises(InputError, match="this base has two"):
+        TunedBase(base, recipe("textual-inversion"), "dog")
+
+
+class TestMethods:
+    SETTINGS = Settings(num_inference_steps=2)
+
+    def requests(self, picture):
+        return [
+            Request(f"a {noun} on the beach", noun, f"{noun}/noto", noun, picture, seed)
+            for seed, noun in enumerate(("dog", "dog", "cup"))
+        ]
+
+    def test_a_subject_is_tuned_once_and_only_the_last_one_is_kept(self, tiny, picture, tmp_path):
+        method = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
+        requests = self.requests(picture)
+        made = method.make(requests, self.SETTINGS)
+        assert len(made.images) == 3
+        assert made.masks is None
+        lines = [json.loads(line) for line in (tmp_path / "tuning.jsonl").read_text().splitlines()]
+        assert [line["subject"] for line in lines] == ["dog/noto", "cup/noto"]
+        assert {path.name for path in (tmp_path / "tuning").iterdir()} == {"cup-noto", "cup-noto.png", "dog-noto.png"}
+        method.make(requests[2:], self.SETTINGS)
+        again = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
+        resumed = again.make(requests[2:], self.SETTINGS).images[0]
+        assert np.abs(np.asarray(resumed, int) - np.asarray(made.images[2], int)).max() <= 1
+        assert len((tmp_path / "tuning.jsonl").read_text().splitlines()) == 2
+
+    def test_an_image_prompt_acts_everywhere(self, tiny, picture):
+        made = Customized(tiny.pipeline(), everywhere=True).make(self.requests(picture), self.SETTINGS)
+        assert made.masks is not None
+        assert float(made.masks.steps.min()) == 1
+        bound = Customized(tiny.pipeline()).make(self.requests(picture), self.SETTINGS)
+        assert bound.masks is not None
+        assert float(bound.masks.steps.min()) == 0
+        assert Customized(tiny.pipeline()).describe() == {"method": "realcustom"}
