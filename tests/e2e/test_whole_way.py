@@ -161,7 +161,7 @@ def test_judges_are_trained_and_used(home, capsys):
     assert main(["evaluate", *size, *judged, "--output", str(home / "judged")]) == 0
     rows = json.loads((home / "judged" / "report.json").read_text())["rows"]
     assert rows["subject"]["pictures"] == 4
-    assert rows["subject"]["similarity"] == rows["copy"]["similarity"]
+    assert rows["subject"]["paste"] == rows["copy"]["paste"]
 
     assert main([*command, "--judges", str(home / "none"), "--output", str(home / "other")]) == 2
     assert "holds no judges; train them with: realcustom train judges" in capsys.readouterr().err

@@ -138,7 +138,7 @@ class TuningSource:
         rng = np.random.default_rng([self.seed, number])
         template = str(rng.choice(TEMPLATES))
         if self.prior and number % 2:
-            picture = self.prior[rng.integers(len(self.prior))]
+            picture = self.prior[int(rng.integers(len(self.prior)))]
             return Example(picture, template.format(with_article(self.word)), self.word, picture)
         return Example(self.picture, template.format(f"a {self.phrase}"), self.phrase, self.picture)
 
