@@ -60,6 +60,17 @@ class Denoising:
         self.exported.append((model, folder))
 
 
+class Convolving(Denoising):
+    """The same with convolutions, whose weights lie in memory in another order than their indices say."""
+
+    def __init__(self, **more: object) -> None:
+        super().__init__(**more)
+        self.model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 3, 3, padding=1), nn.Flatten())
+
+    def parameter_groups(self):
+        return [{"params": list(self.model.parameters())}]
+
+
 def options(**changes) -> TrainingOptions:
     settings = {
         "max_train_steps": 7, "train_batch_size": 3, "learning_rate": 1e-2, "lr_warmup_steps": 2, "lr_decay_steps": 3,
@@ -89,6 +100,19 @@ class TestLoop:
                 load_file(tmp_path / run / "checkpoint-0000007" / f"{name}.safetensors") for run in ("whole", "killed")
             )
             assert one.keys() == other.keys()
+            assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+    def test_the_state_of_convolutions_comes_back_in_their_order(self, tmp_path):
+        train(Convolving(), Pictures(), options(), tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(Convolving(dies_at_loss=6), Pictures(), options(), tmp_path / "killed")
+        resumed = Convolving(seed=1)
+        train(resumed, Pictures(), options(), tmp_path / "killed")
+        assert resumed.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+        for name in ("model", "optimizer"):
+            one, other = (
+                load_file(tmp_path / run / "checkpoint-0000007" / f"{name}.safetensors") for run in ("whole", "killed")
+            )
             assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
     def test_the_log_of_a_killed_run_is_that_of_an_uninterrupted_one(self, tmp_path):

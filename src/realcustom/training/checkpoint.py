@@ -124,7 +124,7 @@ def _restore_optimizer(
     for name, state in states.items():  # a weight that has never had a gradient has no state yet
         parameter = trained[name]
         optimizer.state[parameter] = {
-            # Adam keeps its step count on the CPU whatever the device.
-            key: tensor if key == "step" else tensor.to(parameter.device)
+            # Adam keeps its step count on the CPU whatever the device; fused, it reads the rest in the parameter's own order.
+            key: tensor if key == "step" else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
             for key, tensor in state.items()
         }
