@@ -332,6 +332,8 @@ class TestRun:
                 assert record["identity"] == 0  # the first of its noun's drawings is never the subject's
                 assert record["identity_chance"] == pytest.approx(2 / 3)
             assert ("noun" in record) == (facts["noun"] == "dog")
+            said_beside = {name: record[name] for name in ("place", "colour", "position") if name in record}
+            assert record["control"] == pytest.approx(np.mean(list(said_beside.values())))
             assert record.get("position") == (float(facts["position"] == "left") if "position" in facts else None)
             if record["row"] == "oracle":
                 truth = item.example.region >= 0.5
@@ -362,7 +364,7 @@ class TestRun:
         assert "<td>joint</td><td>10</td><td>100</td><td>0.75</td><td>0.812</td>" in page
         for strip in (folder / "strips").iterdir():
             assert f'src="strips/{strip.name}"' in page
-        assert "http" not in page.replace("http-equiv", "")
+        assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
 
 

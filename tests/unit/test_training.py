@@ -65,7 +65,9 @@ class Convolving(Denoising):
 
     def __init__(self, **more: object) -> None:
         super().__init__(**more)
-        self.model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 3, 3, padding=1), nn.Flatten())
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 3, 3, padding=1), nn.Flatten()
+        )
 
     def parameter_groups(self):
         return [{"params": list(self.model.parameters())}]

@@ -188,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_words(commands)
     _add_subject_commands(commands)
     _add_convert(commands)
@@ -516,6 +517,27 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--subject-scale", type=float, default=1.0, metavar="S", help="how strongly the subject acts")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     parser.set_defaults(run=_program("evaluate"), less="--batch-size")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="evaluations side by side",
+        description="Print a table of evaluations of one work list; write similarity against control as a page or drawing.",
+        epilog=_examples("compare runs/realcustom runs/dreambooth --output comparison.html"),
+        formatter_class=_Help,
+    )
+    add = parser.add_argument
+    add(
+        "folders",
+        nargs="+",
+        type=_file,
+        metavar="FOLDER",
+        help="outputs of realcustom evaluate on stickers, one a method",
+    )
+    add("--output", "-o", type=_file, metavar="FILE", help="a page, .html, or the drawing alone, .svg")
+    add("--overwrite", action="store_true", help="replace the file if it is there")
+    parser.set_defaults(run=_program("compare"))
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:

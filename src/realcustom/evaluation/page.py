@@ -14,6 +14,7 @@ from realcustom.evaluation import history
 from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
+from realcustom.evaluation.scatter import Point, scatter
 from realcustom.pictures import sheet, write_picture
 
 STYLE = """
@@ -27,6 +28,8 @@ _MEANING = {
     "identity": "the subject is found among its noun's drawings",
     "identity_chance": "how often a random pick would find it",
     "similarity": "cosine with the subject's own drawing",
+    "control": "share of what the sentence says beside the subject that is seen: place, colour, what is worn or beside, "
+    "position",
     "place": "the sentence's place is seen",
     "colour": "the sentence's colour is seen on the thing",
     "noun": "the sentence's noun is seen",
@@ -117,6 +120,7 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
         f"{_table('row', report['rows'], ROWS, shown)}"
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
+        f"<h2>Similarity and control</h2>{_scatter(report['rows'])}"
         f"<h2>By family of sentences</h2>{_table('family', report['families'], FAMILIES, shown)}"
         f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
         "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
@@ -133,6 +137,15 @@ def _table(of: str, rows: Mapping[str, Any], meaning: Mapping[str, str], shown: 
         for row, figures in rows.items()
     )
     return f"<table><tr><th>{of}</th><th>pictures</th>{head}</tr>{body}</table>"
+
+
+def _scatter(rows: Mapping[str, Any]) -> str:
+    points = [
+        Point(row, one["control"], one["similarity"], row)
+        for row, one in rows.items()
+        if {"control", "similarity"} <= one.keys()
+    ]
+    return scatter(points, "control", "similarity")
 
 
 def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:

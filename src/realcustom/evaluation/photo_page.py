@@ -14,6 +14,7 @@ from PIL import Image
 from realcustom.evaluation.cases import Case
 from realcustom.evaluation.page import STYLE, cell
 from realcustom.evaluation.photographs import FIGURES, ROWS
+from realcustom.evaluation.scatter import Point, scatter
 from realcustom.pictures import read_picture, sheet
 
 SIDE = 128
@@ -64,27 +65,13 @@ def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> st
     return f"<table><tr><th></th><th>pictures</th>{head}</tr>{body}</table>"
 
 
-def _scatter(rows: Mapping[str, Any], width: int = 420, height: int = 320, margin: int = 46) -> str:
+def _scatter(rows: Mapping[str, Any]) -> str:
     """Return similarity (DINO-I) against control (CLIP-T) as a drawing; the rows that have both."""
-    points = {row: (one["clip_t"][0], one["dino"][0]) for row, one in rows.items() if {"clip_t", "dino"} <= one.keys()}
-    if not points:
-        return ""
-    low, high = ([pick(values) for values in zip(*points.values(), strict=True)] for pick in (min, max))
-    spans = [max(top - bottom, 1e-3) for bottom, top in zip(low, high, strict=True)]
-    marks = ""
-    for row, (control, likeness) in points.items():
-        x = margin + (control - low[0]) / spans[0] * (width - 3 * margin)
-        y = height - margin - (likeness - low[1]) / spans[1] * (height - 2 * margin)
-        marks += f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4"/><text x="{x + 7:.0f}" y="{y + 4:.0f}">{row}</text>'
-    ticks = "".join(
-        f'<text x="{margin + share * (width - 3 * margin):.0f}" y="{height - 28}">{low[0] + share * spans[0]:.3f}</text>'
-        f'<text x="0" y="{height - margin - share * (height - 2 * margin):.0f}">{low[1] + share * spans[1]:.3f}</text>'
-        for share in (0, 1)
-    )
-    return (
-        f'<h2>Similarity and control</h2><svg width="{width}" height="{height}" font-size="12">{marks}{ticks}'
-        f'<text x="{width // 3}" y="{height - 8}">CLIP-T (control)</text><text x="0" y="14">DINO-I (similarity)</text></svg>'
-    )
+    points = [
+        Point(row, one["clip_t"], one["dino"], row) for row, one in rows.items() if {"clip_t", "dino"} <= one.keys()
+    ]
+    drawn = scatter(points, "CLIP-T (control)", "DINO-I (similarity)")
+    return drawn and f"<h2>Similarity and control</h2>{drawn}"
 
 
 def _cases(

@@ -169,11 +169,10 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
                 region = reading.region[place, None]
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
                 record |= {"paste": float(pasted[place])}
-                record |= _control(item, shown[place], _seen(reading, place, judges), judges)
+                y, x, _ = frame_of(region.round())[0].tolist()
+                seen = {**_seen(reading, place, judges), "position": part_of(y, x)}
+                record |= _control(item, shown[place], seen, judges)
                 record |= galleries.identity(item, reading.identity[place].numpy())
-                if "position" in item.example.facts:
-                    y, x, _ = frame_of(region.round())[0].tolist()
-                    record["position"] = float(part_of(y, x) == item.example.facts["position"])
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
                     record["segmenter"] = float(overlap(region.round(), true))
@@ -189,17 +188,21 @@ def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
 
 
 def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
+    """Return what of a sentence is seen: of each thing that it says, and of all beside the noun, "control"."""
     facts, behind = item.example.facts, shown.facts["reference_place"]
     figures = {"place": float(seen["place"] == facts["place"])}
-    if facts["noun"] in judges.labels["noun"]:
-        figures["noun"] = float(seen["noun"] == facts["noun"])
-    if behind != facts["place"]:
-        figures["leak"] = float(seen["place"] == behind)
+    if "position" in facts:
+        figures["position"] = float(seen["position"] == facts["position"])
     if facts["colour"]:
         figures["colour"] = float(seen["colour"] == facts["colour"])
     for name in ("worn", "beside"):
         if name in facts and facts[name] in judges.labels.get(name, ()):
             figures[name] = float(seen[name] == facts[name])
+    figures["control"] = float(np.mean(list(figures.values())))
+    if facts["noun"] in judges.labels["noun"]:
+        figures["noun"] = float(seen["noun"] == facts["noun"])
+    if behind != facts["place"]:
+        figures["leak"] = float(seen["place"] == behind)
     return figures
 
 
@@ -246,8 +249,8 @@ def _batches(
 
 
 FIGURES = (
-    "identity", "identity_chance", "similarity", "place", "colour", "noun", "worn", "beside", "position", "leak", "paste",
-    "mask", "mask_random", "mask_all", "segmenter",
+    "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position", "leak",
+    "paste", "mask", "mask_random", "mask_all", "segmenter",
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""
 

@@ -1,0 +1,42 @@
+"""`realcustom compare`: evaluations side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
+
+from realcustom.errors import InputError
+from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of
+
+FIGURES = ("similarity", "identity", "control", "leak", "paste")
+"""What is printed; the page shows more."""
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print a table, and write the page or the drawing.
+
+    Raises:
+        InputError: the evaluations cannot be compared, or the output is there already or of another kind.
+    """
+    output = options.output
+    if output is not None and output.suffix not in (".html", ".svg"):
+        raise InputError(f"--output must end in .html or .svg, but is {output}")
+    if output is not None and output.exists() and not options.overwrite:
+        raise InputError(f"{output} is there already; name another file, or take --overwrite")
+    reports, seconds = read_reports(options.folders), {}
+    for folder in options.folders:
+        if (folder / "tuning.jsonl").is_file():
+            lines = (folder / "tuning.jsonl").read_text("utf-8").splitlines()
+            seconds[folder.name] = float(np.mean([json.loads(line)["seconds"] for line in lines]))
+    table = Table(Column(no_wrap=True), "pictures", *FIGURES, "s per subject")
+    for row, figures in rows_of(reports).items():
+        told = [f"{figures[name][0]:.3f}" if name in figures else "" for name in FIGURES]
+        table.add_row(row, str(figures["pictures"]), *told, f"{seconds[row]:.0f}" if row in seconds else "")
+    Console().print(table)
+    if output is not None:
+        output.write_text(page(reports, seconds) if output.suffix == ".html" else drawing(reports), "utf-8")
+        print(output)

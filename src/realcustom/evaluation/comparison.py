@@ -1,0 +1,95 @@
+"""Several evaluations of one work list side by side: a table and a drawing of similarity against control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from realcustom.errors import InputError
+from realcustom.evaluation.page import STYLE, cell
+from realcustom.evaluation.scatter import Point, scatter
+
+BESIDE = ("twin", "wrong", "copy", "oracle")
+"""Rows that are shown beside the methods, from the first evaluation that has them."""
+
+_OF_THE_LIST = ("benchmark", "split", "bench", "judges")
+"""What evaluations must have in common to be compared."""
+
+
+def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return the reports of evaluations of StickerBench, by the names of their folders.
+
+    Raises:
+        InputError: one cannot be read, or they are of different lists, parts of them or judges.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        path = folder / "report.json"
+        if not path.is_file():
+            raise InputError(f"{folder} holds no report.json; make it with: realcustom evaluate --output {folder}")
+        told = json.loads(path.read_text("utf-8"))
+        if "families" not in told or "subject" not in told["rows"]:
+            raise InputError(f"{path} is no report on subjects of StickerBench")
+        if folder.name in reports:
+            raise InputError(f"two of the folders are called {folder.name}; rename one")
+        reports[folder.name] = told
+    first_name, first = next(iter(reports.items()))
+    for name, told in reports.items():
+        other = [key for key in _OF_THE_LIST if told.get(key) != first.get(key)]
+        if other:
+            raise InputError(f"{name} and {first_name} differ in {', '.join(other)}, so that they cannot be compared")
+    return reports
+
+
+def rows_of(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of every method's pictures of subjects, then those of the rows beside them."""
+    rows = {name: dict(told["rows"]["subject"]) for name, told in reports.items()}
+    for row in BESIDE:
+        known = [told["rows"][row] for told in reports.values() if row in told["rows"]]
+        if known:
+            rows[f"({row})"] = dict(known[0])
+    return rows
+
+
+def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
+    """Return the comparison as one page that needs no other file.
+
+    Args:
+        reports: of the methods, by name.
+        seconds: of those that are tuned to each subject, how long that took in the mean.
+    """
+    rows, names = (
+        rows_of(reports),
+        ["similarity", "identity", "control", "place", "colour", "worn", "beside", "position"],
+    )
+    names += ["leak", "paste"]
+    shown = [name for name in names if any(name in figures for figures in rows.values())]
+    head = "".join(f"<th>{name}</th>" for name in ("", "pictures", *shown, "seconds per subject"))
+    body = "".join(
+        f"<tr><td>{escape(row)}</td><td>{figures['pictures']}</td>"
+        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
+        + f"<td>{f'{seconds[row]:.0f}' if row in seconds else ''}</td></tr>"
+        for row, figures in rows.items()
+    )
+    first = next(iter(reports.values()))
+    about = ", ".join(f"{name} {first[name]}" for name in _OF_THE_LIST)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
+        f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}<table><tr>{head}</tr>{body}</table>"
+        "<p><small>Mean and 95 % interval by bootstrap over subjects. Rows in brackets are no methods: the same sentences by "
+        "text alone, with another subject, the reference itself, and real renders.</small></p></html>"
+    )
+
+
+def drawing(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return similarity against control as an SVG element; evaluations of one method on one model are a curve."""
+    points = []
+    for row, figures in rows_of(reports).items():
+        if {"control", "similarity"} <= figures.keys():
+            told = reports.get(row, {})
+            curve = json.dumps([told.get("method", row), told.get("model", told.get("made by"))])
+            points.append(Point(row, figures["control"], figures["similarity"], curve if told else row))
+    return scatter(points, "control", "similarity")

@@ -1,0 +1,90 @@
+"""Evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from realcustom.apps.cli import main
+from realcustom.errors import InputError
+from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of
+from realcustom.evaluation.scatter import Point, scatter
+
+
+def report(similarity, control, method="realcustom", **more):
+    figures = {"pictures": 4, "similarity": [similarity] * 3, "control": [control] * 3}
+    rows = {"subject": figures, "copy": {"pictures": 4, "similarity": [0.9] * 3, "control": [0.1] * 3}}
+    told = {"benchmark": "stickers 3", "split": "validation", "bench": "abc", "judges": "def", "model": "m"}
+    return {**told, "method": method, "rows": rows, "families": {}, **more}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    told = {
+        "ours": report(0.5, 0.8),
+        "prompt-0.5": report(0.3, 0.6, "image-prompt"),
+        "prompt-1": report(0.6, 0.4, "image-prompt"),
+    }
+    for name, one in told.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(one))
+    (tmp_path / "prompt-1" / "tuning.jsonl").write_text('{"seconds": 10.0}\n{"seconds": 20.0}\n')
+    return [tmp_path / name for name in told]
+
+
+def test_the_methods_stand_first_and_the_other_rows_once(folders):
+    reports = read_reports(folders)
+    assert list(rows_of(reports)) == ["ours", "prompt-0.5", "prompt-1", "(copy)"]
+    told = page(reports, {"prompt-1": 15.0})
+    assert "<td>15</td>" in told
+    assert told.count("<circle") == 4
+    assert "http" not in told.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_evaluations_of_one_method_are_a_curve(folders):
+    drawn = drawing(read_reports(folders))
+    assert drawn.count("<polyline") == 1
+    colours = re.findall(r'<circle [^>]*fill="(#\w+)"', drawn)
+    assert len(set(colours)) == 3
+    assert sum(colours.count(one) == 2 for one in set(colours)) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({**report(0.1, 0.1), "bench": "other"}, "other and ours differ in bench"),
+        ({"rows": {}}, "is no report on subjects of StickerBench"),
+        (None, "holds no report.json"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(folders, tmp_path, told, message):
+    (tmp_path / "other").mkdir()
+    if told is not None:
+        (tmp_path / "other" / "report.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=message):
+        read_reports([*folders, tmp_path / "other"])
+
+
+def test_better_lies_above_and_to_the_right():
+    drawn = scatter([Point("worse", [0.1], [0.1], "a"), Point("better", [0.2, 0.1, 0.3], [0.9], "b")], "x", "y")
+    (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn))
+    assert x2 > x1
+    assert y2 < y1
+    assert drawn.count("<path") == 1  # one interval is known
+    assert scatter([], "x", "y") == ""
+
+
+def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_path, capsys):
+    output = tmp_path / "all.svg"
+    command = ["compare", *map(str, folders), "--output", str(output)]
+    assert main(command) == 0
+    assert "prompt-0.5" in capsys.readouterr().out
+    assert output.read_text().startswith("<svg")
+    assert main(command) == 2
+    assert "take --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert main(["compare", str(folders[0]), "--output", str(Path("all.png"))]) == 2
+    assert "must end in .html or .svg" in capsys.readouterr().err
