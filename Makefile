@@ -30,6 +30,7 @@ figures: $(VENV)/.ready
 	rm -rf demo/gallery
 	$(BIN)/realcustom batch $(EXAMPLES)/gallery.csv --output demo/gallery
 	cp demo/gallery/contact-sheet.png docs/figures/gallery.png
+	$(BIN)/python benchmarks/narrowing.py --output docs/figures/narrowing.png
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -271,9 +271,22 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how pictures are made, for which the model's own values stand if nothing is given, by what, and what is told."""
     add = parser.add_argument
     add("--occurrence", type=int, metavar="N", help="which one, if the prompt says the word more than once; from 1")
+    add("--negative-prompt", metavar="TEXT", help="what the picture shall not show")
+    add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
+    add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
+    _add_denoising_options(parser)
+    add("--model", default="stickers", help="embedded model, folder or hub id")
+    add("--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, for a model that has none of its own")
+    add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
+    add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
+    add("--json", action="store_true", help="print one JSON object about the run on standard output")
+
+
+def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a run of the denoising loop is told; the model's own values stand if nothing is given."""
+    add = parser.add_argument
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
     add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
-    add("--negative-prompt", metavar="TEXT", help="what the picture shall not show")
     add("--guidance-scale", type=float, metavar="W", help="w_t, how strongly the text is followed")
     add("--subject-guidance-scale", type=float, metavar="W", help="w_i, how strongly the subject is followed")
     add(
@@ -302,13 +315,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--guidance-end", type=float, metavar="SHARE", help="of the run, after which nothing is guided; 1 if not given")
     add("--cache-interval", type=int, metavar="N", help="call the UNet's deep blocks in every Nth step; 1 if not given")
-    add("--width", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
-    add("--height", type=int, metavar="PIXELS", help="of the pictures; the model's own if not given")
-    add("--model", default="stickers", help="embedded model, folder or hub id")
-    add("--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, for a model that has none of its own")
-    add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
-    add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
-    add("--json", action="store_true", help="print one JSON object about the run on standard output")
 
 
 def _add_replay(commands: argparse._SubParsersAction) -> None:
@@ -508,13 +514,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "subject, for example recipes/stickers/dreambooth.yaml; realcustom if not given",
     )  # fmt: skip
     add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
-    add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
-    add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
-    add("--guidance-scale", type=float, metavar="W", help="w_t; the model's own if not given, like the next two")
-    add("--subject-guidance-scale", type=float, metavar="W", help="w_i")
-    add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope")
-    add("--token-ratio", type=float, default=0.8, metavar="SHARE", help="gamma_num")
-    add("--subject-scale", type=float, default=1.0, metavar="S", help="how strongly the subject acts")
+    _add_denoising_options(parser)
+    add(
+        "--mask-refined", action="store_true", help="spread the word's attention along the UNet's self-attention (RC++)"
+    )
+    add("--mask-layers", nargs="+", metavar="NAME", help="beginnings of the names of the layers that give the mask")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     parser.set_defaults(run=_program("evaluate"), less="--batch-size")
 

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import diffusers
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.picture_options import told_by_option
+from realcustom.apps.picture_options import OPTIONS, told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
@@ -78,15 +79,11 @@ def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings
     pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(options.model)), options.device)
     take_scheduler(pipeline, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    settings = Settings(
-        batch_size=options.batch_size,
-        num_inference_steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        subject_guidance_scale=options.subject_guidance_scale,
-        mask_scope=options.mask_scope,
-        token_ratio=options.token_ratio,
-        subject_scale=options.subject_scale,
-    )
+    if options.mask_layers:
+        pipeline.register_to_config(mask_layers=options.mask_layers)
+    known = {one.name for one in fields(Settings)}
+    given = {name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in known}
+    settings = Settings(batch_size=options.batch_size, mask_refined=options.mask_refined or None, **given)
     with told_by_option():
         rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
     return pipeline, settings

@@ -51,8 +51,8 @@ class Customized:
 
     Args:
         pipeline: the model.
-        everywhere: let the subject act in all of the picture and with all of its features, whatever the word's attention says:
-            an image prompt.
+        everywhere: let the subject act in all of the picture, whatever the word's attention says, and with all of its features
+            unless a share of them is asked for: an image prompt.
     """
 
     def __init__(self, pipeline: RealCustomPipeline, *, everywhere: bool = False) -> None:
@@ -66,7 +66,7 @@ class Customized:
         """Return pictures and masks."""
         more = settings.arguments() | settings.subject_arguments()
         if self.everywhere:
-            more |= {"mask": Image.new("L", (1, 1), 255), "token_ratio": 1.0}
+            more = {"token_ratio": 1.0, **more, "mask": Image.new("L", (1, 1), 255)}
         return self.pipeline(
             [one.prompt for one in requests], [Image.fromarray(one.reference) for one in requests],
             [one.word for one in requests], generator=[torch.Generator().manual_seed(one.seed) for one in requests],

@@ -8,34 +8,46 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from realcustom.branches import MaskSource
 from realcustom.errors import InputError
+from realcustom.guidance import Form
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the pictures are made; a folder of pictures belongs to one."""
+    """How the pictures are made; a folder of pictures belongs to one. What is None is the model's, or the pipeline's, own."""
 
     batch_size: int = 16
     num_inference_steps: int | None = None
-    """The model's default if None, like the others."""
     guidance_scale: float | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
+    cache_interval: int | None = None
+    guidance: Form | None = None
     subject_guidance_scale: float | None = None
+    subject_scale: float | None = None
     mask_scope: float | None = None
-    token_ratio: float = 0.8
-    subject_scale: float = 1.0
+    mask_binary: bool | None = None
+    mask_refined: bool | None = None
+    mask_frozen_after: int | None = None
+    mask_source: MaskSource | None = None
+    token_ratio: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return what every call of the pipeline is given."""
-        return {"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps}
+        return self._given("num_inference_steps", "guidance_scale", "guidance_start", "guidance_end", "cache_interval")
 
     def subject_arguments(self) -> dict[str, Any]:
-        """Return what calls with a subject are given beside."""
-        return {
-            "subject_guidance_scale": self.subject_guidance_scale, "mask_scope": self.mask_scope,
-            "token_ratio": self.token_ratio, "subject_scale": self.subject_scale,
-        }  # fmt: skip
+        """Return what calls with a subject are given, too."""
+        return self._given(
+            "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "mask_binary", "mask_refined",
+            "mask_frozen_after", "mask_source", "token_ratio",
+        )  # fmt: skip
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
         settings: by which it does.
         **work: what tells the work list from others.
     """
-    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, list))}
+    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, str, list))}
     schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         "model": model_hash(pipeline),
