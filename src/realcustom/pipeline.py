@@ -724,6 +724,7 @@ class RealCustomPipeline(DiffusionPipeline):
             negative = TextStates(torch.zeros_like(negative.states), None, {**negative.added, "text_embeds": pooled})
         return positive, negative
 
+    @torch.no_grad()
     def text_states(
         self, prompts: Sequence[str], size: tuple[int, int], *, compat: str | None = None, shortest: bool = False
     ) -> TextStates:

@@ -268,22 +268,23 @@ def encode_prompts(
         prompts: `b` sentences; what exceeds the tokenizer's `model_max_length` is cut off.
         tokenizer: of the text encoder.
         text_encoder: its last hidden states are used; padding is masked if its config says `use_attention_mask`.
-        shortest: pad to the longest prompt only, which gives the same result where padding is masked.
+        shortest: pad to the longest prompt only, where padding is masked, so that the result is the same.
         device: to compute on; where the text encoder's weights lie if not given, which is elsewhere if they are offloaded.
     """
+    masked = getattr(text_encoder.config, "use_attention_mask", False)
     encoded = tokenizer(
         list(prompts),
-        padding="longest" if shortest else "max_length",
+        padding="longest" if shortest and masked else "max_length",
         truncation=True,
         max_length=tokenizer.model_max_length,
         return_tensors="pt",
     ).to(device or text_encoder.device)
-    masked = getattr(text_encoder.config, "use_attention_mask", False)
     keep = encoded["attention_mask"] if masked else None
     states = text_encoder(encoded["input_ids"], attention_mask=keep)[0]
     return TextStates(states, keep.bool() if keep is not None else None)
 
 
+@torch.no_grad()
 def encode_prompts_twice(
     prompts: Sequence[str],
     tokenizers: Sequence[PreTrainedTokenizerBase],

@@ -44,6 +44,14 @@ def test_the_methods_stand_first_and_the_other_rows_once(folders):
     assert "http" not in told.replace("http://www.w3.org/2000/svg", "")
 
 
+def test_text_alone_is_shown_if_it_is_that_of_all_models(folders):
+    reports = read_reports(folders)
+    reports["ours"]["rows"]["twin"] = reports["ours"]["rows"]["subject"]
+    assert "(twin)" in rows_of(reports)
+    reports["ours"]["model"] = "another"
+    assert "(twin)" not in rows_of(reports)
+
+
 def test_evaluations_of_one_method_are_a_curve(folders):
     drawn = drawing(read_reports(folders))
     assert drawn.count("<polyline") == 1

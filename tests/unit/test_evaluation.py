@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.methods import Customized
-from realcustom.evaluation.output import Settings
+from realcustom.evaluation.output import Settings, claim
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.run import MADE, ROWS, judge, make_pictures, require_pictures, summarise
 from realcustom.evaluation.scores import part_of
@@ -137,6 +138,16 @@ class TestBench:
             StickerBench(store, "test")
         with pytest.raises(InputError, match="1 to 20 sentences about each subject, not 21"):
             StickerBench(store, "validation", prompts=21)
+        for seeds in (0, 3):
+            with pytest.raises(InputError, match=f"1 to 2 seeds of each, not {seeds}"):
+                StickerBench(store, "validation", seeds=seeds)
+
+    def test_grey_drawings_are_no_subjects_and_companions_have_been_trained_on(self, store):
+        hues = np.where([drawing.noun == "owl" for drawing in store.drawings], np.nan, store.hues).astype(np.float32)
+        whole = StickerBench(DrawingStore(store.drawings, store.pixels, hues), "validation", side=SIDE)
+        assert {item.example.facts["noun"] for item in whole.items} == {"dog", "cup"}
+        companions = {item.example.facts.get("worn") or item.example.facts.get("beside") for item in whole.items}
+        assert companions == {None, "crown", "cake", "dog"}  # dogs beside cups, from the drawings of the train split
 
     def test_the_gallery_holds_every_drawing_of_the_noun(self, bench):
         assert [portrait.subject for portrait in bench.gallery("dog")] == ["dog/noto", "dog/fluent", "dog/fluent"]
@@ -171,6 +182,8 @@ class TestBench:
         found = {}
         for split in ("validation", "test"):
             asked = StickerBench(blank, split, side=16).asked()
+            for number, said, word, *_ in asked:
+                assert len(re.findall(rf"\b{word}(s|es)?\b", said)) == 1, (number, said)
             found[split] = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
         assert found == {"validation": "1343b96d54dbc16c", "test": "c067d596eb366d82"}
 
@@ -265,7 +278,7 @@ class TestRun:
             )
         make_pictures(Customized(tiny.pipeline()), bench, Settings(num_inference_steps=1), tmp_path, lambda *_: None)
         (tmp_path / "run.json").unlink()
-        with pytest.raises(InputError, match=r"holds pictures, but no run\.json"):
+        with pytest.raises(InputError, match=r"holds files, but no run\.json"):
             make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, lambda *_: None)
 
     def test_every_row_is_judged(self, bench, judges, folder):
@@ -333,7 +346,10 @@ class TestRun:
                 assert record["identity_chance"] == pytest.approx(2 / 3)
             assert ("noun" in record) == (facts["noun"] == "dog")
             said_beside = {name: record[name] for name in ("place", "colour", "position") if name in record}
-            assert record["control"] == pytest.approx(np.mean(list(said_beside.values())))
+            if item.family in ("worn", "beside"):  # which these judges do not know
+                assert "control" not in record
+            else:
+                assert record["control"] == pytest.approx(np.mean(list(said_beside.values())))
             assert record.get("position") == (float(facts["position"] == "left") if "position" in facts else None)
             if record["row"] == "oracle":
                 truth = item.example.region >= 0.5
@@ -383,6 +399,24 @@ def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
     assert report["rows"].keys() == {"subject", "oracle", "copy"}
     write_report(report, records, bench, made, tmp_path)
     assert (tmp_path / "report.html").is_file()
+
+
+def test_a_subject_that_is_not_found_is_nowhere(bench, judges, tmp_path, monkeypatch):
+    """Not even on the right, into which the middle of an empty region falls."""
+    for item in bench.items:
+        Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / f"{item.number:04d}.png")
+    monkeypatch.setattr(Judges, "segment", lambda self, pixels: torch.full((len(pixels), SIDE, SIDE), -9.0))
+    records = judge(bench, judges, {"subject": tmp_path})
+    assert {record["position"] for record in records if "position" in record} == {0.0}
+
+
+def test_a_folder_with_anything_in_it_belongs_to_its_settings(tmp_path):
+    claim(tmp_path, {"model": "one"})
+    claim(tmp_path, {"model": "two"})
+    (tmp_path / "tuning" / "dog").mkdir(parents=True)
+    (tmp_path / "tuning" / "dog" / "log.jsonl").write_text("")
+    with pytest.raises(InputError, match="made with another model"):
+        claim(tmp_path, {"model": "three"})
 
 
 def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from realcustom.data.examples import Example
@@ -264,6 +264,14 @@ class TestCheckpoint:
         path = self.save(tmp_path, parts, 1)
         parts[0].bias.requires_grad_(False)
         with pytest.raises(CheckpointMismatch, match=r"optimizer.* 1 unexpected: bias"):
+            checkpoint.restore(path, *parts)
+
+    def test_an_optimizer_state_of_another_shape_is_refused(self, tmp_path, parts):
+        path = self.save(tmp_path, parts, 1)
+        state = load_file(path / "optimizer.safetensors")
+        state["bias/exp_avg"] = torch.zeros(1)
+        save_file(state, path / "optimizer.safetensors")
+        with pytest.raises(CheckpointMismatch, match="1 of another shape: bias/exp_avg"):
             checkpoint.restore(path, *parts)
 
     def test_a_checkpoint_that_lacks_a_file_is_refused(self, tmp_path, parts):

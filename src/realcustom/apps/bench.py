@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from realcustom.apps.evaluate import DRAWINGS, work_list
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
+from realcustom.evaluation.benchmark import SEEDS, SENTENCES, SUBJECTS, SUBSET, StickerBench
 from realcustom.evaluation.output import write_lines
 from realcustom.pictures import write_picture
+
+DRAWINGS = Path("runs/stickers/drawings")
+"""Where `realcustom data stickers` writes if it is not told otherwise in the docs."""
+
+SIDE = 128
+"""Of the pictures where no model says it, in pixels."""
+
+
+def work_list(options: argparse.Namespace, store: DrawingStore, side: int = SIDE) -> StickerBench:
+    """Return as much of StickerBench as the options ask for.
+
+    Raises:
+        InputError: they ask for more than there is.
+    """
+    whole = {"subjects": SUBJECTS, "prompts": len(SENTENCES), "seeds": SEEDS}
+    size = {**whole, **(SUBSET if options.subset else {})}
+    size |= {name: getattr(options, name) for name in ("prompts", "seeds") if getattr(options, name) is not None}
+    return StickerBench(store, options.split or "validation", **size, side=side)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -27,7 +46,7 @@ def bench(options: argparse.Namespace) -> None:
     (folder / "references").mkdir(parents=True)
     lines: list[dict[str, Any]] = []
     for item in found.items:
-        reference = f"references/{item.subject.replace('/', '-').replace(' ', '-')}.png"
+        reference = f"references/{item.subject_file}.png"
         if not (folder / reference).exists():
             write_picture(Image.fromarray(item.example.reference), folder / reference)
         lines.append(

@@ -486,6 +486,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="stickers, dreambench, dreambench-pairs, or a folder with a benchmark.jsonl of its own",
     )  # fmt: skip
     add("--model", default="stickers", help="embedded model, folder or hub id")
+    add("--adapter", metavar="NAME", help="of stickers: folder or hub id of another RealCustom part for the model")
     add("--judges", type=_file, metavar="FOLDER", help="of stickers: the judges; the ones that ship if not given")
     add(
         "--output",
@@ -498,7 +499,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_size(parser)
     add(
         "--rows", nargs="+", metavar="ROW", choices=("subject", "twin", "wrong", "text", "paraphrase"),
-        help="of stickers: make and judge only these, of subject, twin, wrong, text and paraphrase",
+        help="of stickers: make only these, of subject, twin, wrong, text and paraphrase",
     )  # fmt: skip
     add("--photographs", type=_file, metavar="FOLDER", help="of dreambench: its dataset, a folder for each subject")
     add(

@@ -6,9 +6,8 @@ import argparse
 import json
 
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
 
+from realcustom.apps.tables import aligned
 from realcustom.errors import InputError
 from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of
 
@@ -32,11 +31,11 @@ def compare(options: argparse.Namespace) -> None:
         if (folder / "tuning.jsonl").is_file():
             lines = (folder / "tuning.jsonl").read_text("utf-8").splitlines()
             seconds[folder.name] = float(np.mean([json.loads(line)["seconds"] for line in lines]))
-    table = Table(Column(no_wrap=True), "pictures", *FIGURES, "s per subject")
+    table: list[tuple[str, ...]] = [("", "pictures", *FIGURES, "s per subject")]
     for row, figures in rows_of(reports).items():
         told = [f"{figures[name][0]:.3f}" if name in figures else "" for name in FIGURES]
-        table.add_row(row, str(figures["pictures"]), *told, f"{seconds[row]:.0f}" if row in seconds else "")
-    Console().print(table)
+        table.append((row, str(figures["pictures"]), *told, f"{seconds[row]:.0f}" if row in seconds else ""))
+    print(aligned(table, indent=""))
     if output is not None:
         output.write_text(page(reports, seconds) if output.suffix == ".html" else drawing(reports), "utf-8")
         print(output)

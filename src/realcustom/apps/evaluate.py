@@ -12,12 +12,12 @@ from typing import Any
 
 import diffusers
 
+from realcustom.apps.bench import DRAWINGS, work_list
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.picture_options import OPTIONS, told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
-from realcustom.evaluation.benchmark import SEEDS, SENTENCES, SUBJECTS, StickerBench
 from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
@@ -30,19 +30,7 @@ from realcustom.evaluation.run import MADE, judge, make_pictures, require_pictur
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
 from realcustom.painting import rehearse, take_scheduler, to_device
-from realcustom.pipeline import RealCustomPipeline
-from realcustom.training.tuning import Tuned, TuningRecipe
-
-SIDE = 128
-"""Of StickerBench's pictures where no model says it, in pixels."""
-
-DRAWINGS = Path("runs/stickers/drawings")
-"""Where `realcustom data stickers` writes if it is not told otherwise in the docs."""
-
-
-_WHOLE = {"subjects": SUBJECTS, "prompts": len(SENTENCES), "seeds": SEEDS}
-_SUBSET = {"subjects": 10, "prompts": 10, "seeds": 1}
-"""How much of StickerBench is asked for, in all and with --subset."""
+from realcustom.pipeline import RealCustomPipeline, check_layers
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -63,9 +51,26 @@ def evaluate(options: argparse.Namespace) -> None:
         _evaluate_photographs(options)
 
 
-_OF_STICKERS = ("split", "subset", "rows", "method", "drawings", "judges")
+_OF_STICKERS = ("split", "subset", "rows", "method", "adapter", "drawings", "judges")
 _OF_PHOTOGRAPHS = ("photographs", "subjects", "clip", "dino", "segmenter")
 """Options that only one kind of benchmark knows."""
+
+
+_SETTINGS = {one.name for one in fields(Settings)}
+_OF_SUBJECTS = (
+    "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "mask_binary", "mask_refined", "mask_layers",
+    "mask_frozen_after", "mask_source", "token_ratio",
+)  # fmt: skip
+"""Options that only a RealCustom part reads."""
+
+
+_OF_METHODS = ("method", "adapter", "rows", "scheduler", "mask_refined", "mask_layers")
+
+
+def _refuse_beside(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]
+    if given:
+        raise InputError(f"{', '.join(given)} would have no effect beside {what}; leave it out")
 
 
 def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
@@ -76,13 +81,14 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
 
 def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings]:
     """Return the model that is measured, and how it makes pictures."""
-    pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(options.model)), options.device)
+    part = {} if options.adapter is None else {"adapter": options.adapter}
+    pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(options.model), **part), options.device)
     take_scheduler(pipeline, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     if options.mask_layers:
+        check_layers(pipeline.unet, options.mask_layers)
         pipeline.register_to_config(mask_layers=options.mask_layers)
-    known = {one.name for one in fields(Settings)}
-    given = {name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in known}
+    given = {name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS}
     settings = Settings(batch_size=options.batch_size, mask_refined=options.mask_refined or None, **given)
     with told_by_option():
         rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
@@ -97,7 +103,8 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
     if options.pictures is not None:
-        _refuse(options, "a model", ("method", "rows"))
+        of_runs = [option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS]
+        _refuse_beside(options, "--pictures, which makes none", [*of_runs, *_OF_METHODS])
         bench = work_list(options, store)
         require_pictures(bench, options.pictures)
         about: dict[str, Any] = {"bench": bench.digest(), "count": len(bench.items), "made by": str(options.pictures)}
@@ -108,7 +115,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         pipeline, settings = _pipeline(options)
         method = _method(options, pipeline)
         bench = work_list(options, store, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-        rows = options.rows or (("subject",) if isinstance(method, Tuned) else MADE)
+        rows = options.rows or (MADE if isinstance(method, Customized) else ("subject",))
         with told_by_option():
             about = make_pictures(method, bench, settings, output, _say, rows)
         folders = {row: output / row for row in rows}
@@ -120,20 +127,20 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     print(output / "report.html")
 
 
-def work_list(options: argparse.Namespace, store: DrawingStore, side: int = SIDE) -> StickerBench:
-    """Return as much of StickerBench as the options ask for."""
-    most = {**_WHOLE, **(_SUBSET if options.subset else {})}
-    size = {name: getattr(options, name) or most[name] for name in ("prompts", "seeds")}
-    return StickerBench(store, options.split or "validation", most["subjects"], **size, side=side)
-
-
 def _method(options: argparse.Namespace, pipeline: RealCustomPipeline) -> Method:
     """Return what makes the pictures of subjects."""
     name = options.method or "realcustom"
     if name in ("realcustom", "image-prompt"):
         return Customized(pipeline, everywhere=name == "image-prompt")
+    if options.adapter is not None:
+        raise InputError(
+            "--adapter is the RealCustom part of a model, which a recipe of tuning does without; leave it out"
+        )
+    _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", _OF_SUBJECTS)
     if not Path(name).is_file():
         raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
+    from realcustom.training.tuning import Tuned, TuningRecipe  # needs accelerate, which is an extra
+
     return Tuned(pipeline, load_options(TuningRecipe, Path(name), ()), options.output)
 
 

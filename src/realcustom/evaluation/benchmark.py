@@ -1,6 +1,6 @@
 """StickerBench: which subjects are shown under which sentences, fixed once and for all by a version.
 
-Each subject is a held-out drawing with one portrait, the reference; it is asked for in sentences of five families, with
+Each subject is a held-out drawing with one portrait, the reference; it is asked for in sentences of six families, with
 several seeds each. What a sentence says is also rendered: the oracle, which really shows the subject re-posed as it is said.
 """
 
@@ -45,6 +45,9 @@ ANOTHER_COLOUR = 40
 SUBJECTS, SEEDS = 64, 2
 """How many subjects there are, and how many pictures of each sentence."""
 
+SUBSET = {"subjects": 10, "prompts": 10, "seeds": 1}
+"""A part that is made in minutes: for sweeps."""
+
 _SCENES = SceneOptions(smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48)
 _SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
 
@@ -74,6 +77,11 @@ class Item:
     family: str
     repeated: bool
     """Whether it asks for what another item has asked for, with another seed."""
+
+    @property
+    def subject_file(self) -> str:
+        """The subject's name as files can have it."""
+        return self.subject.replace("/", "-").replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class StickerBench:
         side: of the pictures, in pixels: that of the model which is measured.
 
     Raises:
-        InputError: there are no subjects, or not as many sentences.
+        InputError: there are no subjects, or not as many sentences or seeds.
     """
 
     def __init__(
@@ -125,8 +133,12 @@ class StickerBench:
         rows = _subject_rows(store, split)
         if not rows:
             raise InputError(f"none of these {len(store)} drawings is of the {split} split and has a colour of its own")
-        if not 1 <= prompts <= len(SENTENCES):
-            raise InputError(f"StickerBench has 1 to {len(SENTENCES)} sentences about each subject, not {prompts}")
+        for asked, most, what in (
+            (prompts, len(SENTENCES), "sentences about each subject"),
+            (seeds, SEEDS, "seeds of each"),
+        ):
+            if not 1 <= asked <= most:
+                raise InputError(f"StickerBench has 1 to {most} {what}, not {asked}")
         source = SceneSource(store, _SCENES, seed=_SEEDS[split], side=side)
         self.items: list[Item] = []
         for number, row in enumerate(rows[:subjects]):
@@ -148,8 +160,8 @@ class StickerBench:
         return self._by_number[number]
 
     def one_each(self) -> list[Item]:
-        """Return one item of each subject."""
-        return list({item.subject: item for item in self.items}.values())
+        """Return the first item of each subject."""
+        return list({item.subject: item for item in reversed(self.items)}.values())[::-1]
 
     def gallery(self, noun: str) -> list[Portrait]:
         """Return every drawing of a noun, held out or not."""
@@ -208,13 +220,15 @@ class _Author:
         self._drawing = source.store.drawings[row]
         rng = self._rng(len(SENTENCES))
         self._mirrored = bool(rng.random() < 0.5)
-        own_hue, drawn = source.store.hues[row], {drawing.noun for drawing in source.store.drawings}
+        own_hue, drawn = source.store.hues[row], source.store.drawings
+        self._trained = [other for other, drawing in enumerate(drawn) if drawing.split == "train"]
+        known_nouns = {drawn[other].noun for other in self._trained}
         others = [colour for colour, hue in HUES.items() if abs((hue - own_hue + 180) % 360 - 180) > ANOTHER_COLOUR]
         self._worn, self._colours, self._positions = (
             [str(name) for name in rng.permutation([name for name in known if self._unsaid(name)])]
-            for known in ([name for name in WORN if name in drawn], others, list(POSITIONS))
+            for known in ([name for name in WORN if name in known_nouns], others, list(POSITIONS))
         )
-        common = [row for row, one in enumerate(source.store.drawings) if one.common and self._unsaid(one.noun)]
+        common = [other for other in self._trained if drawn[other].common and self._unsaid(drawn[other].noun)]
         self._beside = rng.permutation(common).tolist()
         behind = source.place(rng)
         picture, frame = source.portrait(source.store.pixels[row], behind, rng, mirrored=self._mirrored)
@@ -238,7 +252,7 @@ class _Author:
             word = "thing" if turn == 2 else self._drawing.kind
         elif family == "worn":
             noun = self._worn[turn % len(self._worn)]
-            worn = int(rng.choice([row for row, one in enumerate(store.drawings) if one.noun == noun]))
+            worn = int(rng.choice([row for row in self._trained if store.drawings[row].noun == noun]))
         elif family == "beside":
             beside = self._beside[turn % len(self._beside)]
         elif family == "colour":
@@ -247,7 +261,7 @@ class _Author:
         elif family == "position":
             position = self._positions[turn % len(self._positions)]
             pose = self._source.positioned(pose, position, rng)
-        place, phrases = self._source.said_place(rng, word, colour, position)
+        place, phrases = self._source.said_place(rng, word, f"{word}s", f"{word}es", colour, position)
         pose = replace(pose, mirrored=self._mirrored)
         return Plan(self._row, word, colour, hue, place, phrases, pose, worn, beside, position)
 

@@ -12,11 +12,17 @@ from realcustom.errors import InputError
 from realcustom.evaluation.page import STYLE, cell
 from realcustom.evaluation.scatter import Point, scatter
 
-BESIDE = ("twin", "wrong", "copy", "oracle")
-"""Rows that are shown beside the methods, from the first evaluation that has them."""
+BESIDE = ("twin", "copy", "oracle")
+"""Rows that are shown beside the methods, once; text alone only if all evaluations are of one model."""
 
 _OF_THE_LIST = ("benchmark", "split", "bench", "judges")
 """What evaluations must have in common to be compared."""
+
+
+SHOWN = (
+    "similarity", "identity", "control", "place", "colour", "worn", "beside", "position", "noun", "leak", "paste",
+)  # fmt: skip
+"""The figures of the table."""
 
 
 def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -49,7 +55,8 @@ def rows_of(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     rows = {name: dict(told["rows"]["subject"]) for name, told in reports.items()}
     for row in BESIDE:
         known = [told["rows"][row] for told in reports.values() if row in told["rows"]]
-        if known:
+        of_one_model = len({told.get("model") for told in reports.values()}) == 1
+        if known and (row != "twin" or of_one_model):
             rows[f"({row})"] = dict(known[0])
     return rows
 
@@ -61,12 +68,8 @@ def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float])
         reports: of the methods, by name.
         seconds: of those that are tuned to each subject, how long that took in the mean.
     """
-    rows, names = (
-        rows_of(reports),
-        ["similarity", "identity", "control", "place", "colour", "worn", "beside", "position"],
-    )
-    names += ["leak", "paste"]
-    shown = [name for name in names if any(name in figures for figures in rows.values())]
+    rows = rows_of(reports)
+    shown = [name for name in SHOWN if any(name in figures for figures in rows.values())]
     head = "".join(f"<th>{name}</th>" for name in ("", "pictures", *shown, "seconds per subject"))
     body = "".join(
         f"<tr><td>{escape(row)}</td><td>{figures['pictures']}</td>"
@@ -80,12 +83,12 @@ def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float])
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
         f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}<table><tr>{head}</tr>{body}</table>"
         "<p><small>Mean and 95 % interval by bootstrap over subjects. Rows in brackets are no methods: the same sentences by "
-        "text alone, with another subject, the reference itself, and real renders.</small></p></html>"
+        "text alone, the reference itself, and real renders.</small></p></html>"
     )
 
 
 def drawing(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return similarity against control as an SVG element; evaluations of one method on one model are a curve."""
+    """Return similarity against control as an SVG element; evaluations of one method on one model are a curve, in order."""
     points = []
     for row, figures in rows_of(reports).items():
         if {"control", "similarity"} <= figures.keys():

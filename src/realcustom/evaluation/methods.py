@@ -23,7 +23,7 @@ class Request:
     word: str
     """What the prompt calls the subject."""
     subject: str
-    """The subject's name, alike for all requests that show it."""
+    """The subject's name as files can have it, alike for all requests that show it."""
     noun: str
     """What the subject is, whatever the prompt calls it."""
     reference: np.ndarray

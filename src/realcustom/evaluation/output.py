@@ -84,10 +84,11 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
     path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
     known = json.loads(path.read_text()) if path.exists() else None
     asked = json.loads(text)
-    if any(folder.rglob("*.png")) and known != asked:
+    begun = any(one.is_file() and one != path for one in folder.rglob("*"))
+    if begun and known != asked:
         if known is None:
             raise InputError(
-                f"{folder} holds pictures, but no run.json that says how they were made; name another --output"
+                f"{folder} holds files, but no run.json that says how they were made; name another --output"
             )
         other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")

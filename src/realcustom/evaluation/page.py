@@ -28,8 +28,8 @@ _MEANING = {
     "identity": "the subject is found among its noun's drawings",
     "identity_chance": "how often a random pick would find it",
     "similarity": "cosine with the subject's own drawing",
-    "control": "share of what the sentence says beside the subject that is seen: place, colour, what is worn or beside, "
-    "position",
+    "control": "share of what the sentence says of its subject that is seen: place, colour, what is worn or beside, position; "
+    "of sentences that the judges can follow",
     "place": "the sentence's place is seen",
     "colour": "the sentence's colour is seen on the thing",
     "noun": "the sentence's noun is seen",

@@ -97,7 +97,7 @@ def _make_batch(
 def _request(item: Item, shown: Item) -> Request:
     """Return an item's sentence about the subject of `shown`."""
     return Request(
-        item.example.caption, item.example.word, shown.subject, shown.example.facts["noun"], shown.example.reference,
+        item.example.caption, item.example.word, shown.subject_file, shown.example.facts["noun"], shown.example.reference,
         item.number,
     )  # fmt: skip
 
@@ -170,7 +170,8 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
                 record |= {"paste": float(pasted[place])}
                 y, x, _ = frame_of(region.round())[0].tolist()
-                seen = {**_seen(reading, place, judges), "position": part_of(y, x)}
+                seen = _seen(reading, place, judges)
+                seen["position"] = part_of(y, x) if region.round().any() else ""
                 record |= _control(item, shown[place], seen, judges)
                 record |= galleries.identity(item, reading.identity[place].numpy())
                 if row == "oracle" and item.example.region is not None:
@@ -188,7 +189,10 @@ def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
 
 
 def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
-    """Return what of a sentence is seen: of each thing that it says, and of all beside the noun, "control"."""
+    """Return what of a sentence is seen: of each thing that it says, and of all beside the noun, "control".
+
+    There is no control of a sentence that asks for what the judges cannot see.
+    """
     facts, behind = item.example.facts, shown.facts["reference_place"]
     figures = {"place": float(seen["place"] == facts["place"])}
     if "position" in facts:
@@ -198,7 +202,9 @@ def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges
     for name in ("worn", "beside"):
         if name in facts and facts[name] in judges.labels.get(name, ()):
             figures[name] = float(seen[name] == facts[name])
-    figures["control"] = float(np.mean(list(figures.values())))
+    asked = [name for name in ("position", "colour", "worn", "beside") if facts.get(name)]
+    if set(asked) <= figures.keys():
+        figures["control"] = float(np.mean(list(figures.values())))
     if facts["noun"] in judges.labels["noun"]:
         figures["noun"] = float(seen["noun"] == facts["noun"])
     if behind != facts["place"]:

@@ -123,6 +123,9 @@ def _restore_optimizer(
         raise CheckpointMismatch(source, [], unexpected, [])
     for name, state in states.items():  # a weight that has never had a gradient has no state yet
         parameter = trained[name]
+        wrong = [f"{name}/{key}" for key, tensor in state.items() if tensor.ndim and tensor.shape != parameter.shape]
+        if wrong:
+            raise CheckpointMismatch(source, [], [], wrong)
         optimizer.state[parameter] = {
             # Adam keeps its step count on the CPU whatever the device; fused, it reads the rest in the parameter's own order.
             key: tensor if key == "step" else torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

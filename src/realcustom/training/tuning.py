@@ -34,7 +34,7 @@ from realcustom.latents import to_latents
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
-from realcustom.prompts import TextStates
+from realcustom.prompts import TextStates, encode_prompts
 from realcustom.report import RealCustomOutput
 from realcustom.training import loop
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
@@ -64,6 +64,13 @@ class TuningRecipe(Options):
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> TuningRecipe:
+        for name, text in (("phrase", self.phrase), ("initial", self.initial)):
+            try:
+                empty = not text.format(word="word").strip()
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(f"{name} may hold {{word}} and no other braces, but is {text!r}") from error
+            if empty:
+                raise ValueError(f"{name} must not be empty")
         if self.unet == "nothing" and TOKEN not in self.phrase:
             raise ValueError(f"nothing is trained: name {TOKEN} in phrase, or train something of the unet")
         if self.prior_pictures and self.training.train_batch_size % 2:
@@ -79,8 +86,11 @@ class TuningRecipe(Options):
         found = re.search(rf"\b{re.escape(word)}\b", prompt)
         if found is None:
             raise InputError(f"the prompt {prompt!r} does not say {word!r}")
-        before = re.sub(r"\ban $", "a ", prompt[: found.start()])  # "an owl", but "a <subject> owl"
-        return before + self.said(word) + prompt[found.end() :]
+        before, said = prompt[: found.start()], self.said(word)
+        article = re.search(r"\ban? $", before)
+        if article is not None:  # "an owl", but "a <subject> owl"
+            before, said = before[: article.start()], with_article(said)
+        return before + said + prompt[found.end() :]
 
 
 class TunedBase(nn.Module):
@@ -99,6 +109,12 @@ class TunedBase(nn.Module):
             for layer in cross_attention_layers(self.unet).values():
                 layer.to_k.requires_grad_(True)
                 layer.to_v.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> TunedBase:
+        """Set the UNet's mode; the text encoder never drops anything out, as in every other run here."""
+        super().train(mode)
+        self.text_encoder.eval()
+        return self
 
     def _learn_token(self, base: RealCustomPipeline, initial: str) -> None:
         if base.text_encoder_2 is not None:
@@ -140,7 +156,7 @@ class TuningSource:
         if self.prior and number % 2:
             picture = self.prior[int(rng.integers(len(self.prior)))]
             return Example(picture, template.format(with_article(self.word)), self.word, picture)
-        return Example(self.picture, template.format(f"a {self.phrase}"), self.phrase, self.picture)
+        return Example(self.picture, template.format(with_article(self.phrase)), self.phrase, self.picture)
 
 
 class TuningObjective:
@@ -149,6 +165,7 @@ class TuningObjective:
     def __init__(self, base: RealCustomPipeline, recipe: TuningRecipe, picture: np.ndarray, word: str) -> None:
         self.base, self.recipe, self.word, self._picture = base, recipe, word, picture
         self.model = TunedBase(base, recipe, word)
+        self._learns_token = TOKEN in recipe.phrase
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
 
     def prepare(self, device: torch.device) -> None:
@@ -164,8 +181,11 @@ class TuningObjective:
 
     def loss(self, model: TunedBase, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the error at random noise levels."""
-        size = (batch.pixels.shape[2], batch.pixels.shape[3])
-        text = self.pipeline(self.model).text_states(batch.captions, size, shortest=True)
+        if self._learns_token:
+            text = encode_prompts(batch.captions, self.model.tokenizer, self.model.text_encoder, shortest=True)
+        else:
+            size = (batch.pixels.shape[2], batch.pixels.shape[3])
+            text = self.base.text_states(batch.captions, size, shortest=True)
         with torch.no_grad():
             latents = to_latents(self.base.vae, batch.pixels.to(self.base.vae.device)).float()
         noisy = draw_noisy(latents, self.scheduler, generator)
@@ -178,7 +198,7 @@ class TuningObjective:
     def validate(self, model: TunedBase) -> tuple[dict[str, float], Image.Image | None]:
         """Return the subject's picture beside three of the tuned base, which show how well it has been learned."""
         pipeline = self.pipeline(model)
-        said = f"a picture of a {self.recipe.said(self.word)}"
+        said = f"a picture of {with_article(self.recipe.said(self.word))}"
         generator = [torch.Generator().manual_seed(seed) for seed in range(3)]
         side = self._picture.shape[0]
         made = pipeline([said] * 3, generator=generator, height=side, width=side).images
@@ -187,8 +207,11 @@ class TuningObjective:
     def pipeline(self, model: TunedBase) -> RealCustomPipeline:
         """Return the tuned base, which is a plain text-to-image model."""
         parts = {**self.base.components, "adapter": None}
+        own = {
+            name: value for name, value in self.base.config.items() if name not in parts and not name.startswith("_")
+        }
         parts |= {"unet": model.unet, "text_encoder": model.text_encoder, "tokenizer": model.tokenizer}
-        tuned = RealCustomPipeline(**parts, **_own_defaults(self.base))
+        tuned = RealCustomPipeline(**parts, **own)
         tuned.set_progress_bar_config(disable=True)
         return tuned
 
@@ -197,18 +220,13 @@ class TuningObjective:
         self.pipeline(model).save_pretrained(folder)
 
 
-def _own_defaults(base: RealCustomPipeline) -> dict[str, Any]:
-    """Return what a base says of how it is run, for one that is tuned from it."""
-    return {name: base.config[name] for name in ("num_inference_steps", "guidance_scale")}
-
-
 def tune(
     base: RealCustomPipeline, recipe: TuningRecipe, picture: np.ndarray, word: str, folder: Path
 ) -> tuple[RealCustomPipeline, float]:
     """Tune a base to the subject of a picture; go on with it if `folder` holds a beginning.
 
     Args:
-        base: a text-to-image model; it stays as it is.
+        base: a text-to-image model; it stays as it is, and where it is.
         recipe: how.
         picture: `[h, w, 3]` uint8, the subject.
         word: what it is.
@@ -217,7 +235,7 @@ def tune(
     Returns:
         The tuned base, and the seconds that it took, over all sessions.
     """
-    seed, side, started = recipe.training.seed, picture.shape[0], time.monotonic()
+    seed, side, device, started = recipe.training.seed, picture.shape[0], base.device, time.monotonic()
     prior: list[np.ndarray] = []
     for start in range(0, recipe.prior_pictures, 16):
         count = min(16, recipe.prior_pictures - start)
@@ -229,7 +247,8 @@ def tune(
     objective = TuningObjective(base, recipe, picture, word)
     source = TuningSource(picture, recipe.said(word), word, prior, seed)
     seconds += loop.train(objective, source, recipe.training, folder).seconds
-    tuned = RealCustomPipeline.from_pretrained(folder / "export")
+    base.to(device)
+    tuned = RealCustomPipeline.from_pretrained(folder / "export").to(device)
     tuned.set_progress_bar_config(disable=True)
     return tuned, seconds
 
@@ -241,7 +260,7 @@ class Tuned:
         pipeline: the base.
         recipe: how it is tuned.
         folder: receives `tuning.jsonl`, a line with the seconds of each subject; `tuning/SUBJECT.png`, the reference beside
-            what the tuned base takes the subject for; and, while a subject is at work, its weights.
+            what the tuned base takes the subject for; and the weights of the last subject.
     """
 
     def __init__(self, pipeline: RealCustomPipeline, recipe: TuningRecipe, folder: Path) -> None:
@@ -268,12 +287,12 @@ class Tuned:
         """Return the base tuned to a subject; only that of the last one is kept."""
         if self._current is not None and self._current[0] == request.subject:
             return self._current[1]
-        work = self._folder / "tuning" / request.subject.replace("/", "-").replace(" ", "-")
+        work = self._folder / "tuning" / request.subject
         for other in work.parent.glob("*/"):
             if other != work:
                 shutil.rmtree(other)
         tuned, seconds = tune(self.pipeline, self.recipe, request.reference, request.noun, work)
-        shown, log = work.with_suffix(".png"), self._folder / "tuning.jsonl"
+        shown, log = work.parent / f"{work.name}.png", self._folder / "tuning.jsonl"
         if not shown.exists():
             with log.open("a") as stream:
                 stream.write(json.dumps({"subject": request.subject, "seconds": round(seconds, 1)}) + "\n")
