@@ -404,7 +404,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     bench = kinds.add_parser(
         "bench", help="StickerBench's work list", formatter_class=_Help,
         description="Write StickerBench's references and what is asked for as files, for any system to make its pictures.",
-        epilog=_examples("data bench runs/bench --subset", "evaluate --pictures THEIRS --subset --output runs/theirs"),
+        epilog=_examples("data bench runs/bench --subset"),
     )  # fmt: skip
     bench.add_argument("folder", type=_file, help="a new folder, for references and requests.jsonl")
     _add_size(bench)
