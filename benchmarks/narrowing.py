@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from realcustom import RealCustomPipeline
-from realcustom.pictures import labelled_grid, mask_picture
+from realcustom.pictures import evenly, labelled_grid, mask_picture
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("robot.png", "rocket.png", "elephant.png", "backpack.jpg")
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reference = Image.open(EXAMPLES / name).convert("RGB")
         made = run(subject_image=reference, subject_word=options.word)
         masks = made.masks.steps[:, 0]
-        steps = torch.linspace(0, len(masks) - 1, options.masks).round().long().tolist()
+        steps = evenly(len(masks), options.masks)
         shown = [mask_picture(masks[step], plain.size).convert("RGB") for step in steps]
         cells += [reference.resize(plain.size), *shown, made.images[0], plain]
     columns = ["subject", *(f"step {step + 1}" for step in steps), "picture", "text only"]

@@ -346,11 +346,16 @@ def mask_over(picture: Image.Image, mask: Tensor) -> Image.Image:
     return Image.composite(picture.convert("RGB"), dimmed, weight)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return the numbers of at most `most` of `count` things, evenly picked from first to last."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long().unique().tolist()
+
+
 def mask_strip(masks: Tensor, side: int, columns: int = 10) -> Image.Image:
     """Return masks `[n, h, w]` in [0, 1], evenly picked from first to last, side by side: the word narrowing over the steps."""
-    picked = torch.linspace(0, len(masks) - 1, min(columns, len(masks))).round().long().unique()
+    picked = evenly(len(masks), columns)
     width = round(side * masks.shape[2] / masks.shape[1])
-    return sheet([_grey(masks[step], (width, side)).convert("RGB") for step in picked.tolist()], columns=len(picked))
+    return sheet([_grey(masks[step], (width, side)).convert("RGB") for step in picked], columns=len(picked))
 
 
 def _grey(mask: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -748,6 +748,15 @@ class RealCustomPipeline(DiffusionPipeline):
         return replace(states, added={**states.added, "time_ids": time_ids.expand(len(prompts), -1)})
 
     @property
+    def own_settings(self) -> dict[str, Any]:
+        """What the model says of how it is run: the constructor's arguments beside its parts."""
+        return {
+            name: value
+            for name, value in self.config.items()
+            if name not in self.components and not name.startswith("_")
+        }
+
+    @property
     def side(self) -> int:
         """Of the model's own pictures, and of what the encoder sees of a reference, in pixels."""
         return self.unet.config.sample_size * self.vae_scale_factor

@@ -10,7 +10,7 @@ from PIL import Image
 
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
-from realcustom.evaluation.benchmark import SEEDS, SENTENCES, SUBJECTS, SUBSET, StickerBench
+from realcustom.evaluation.benchmark import SEEDS, SENTENCES, SUBJECTS, SUBSET, StickerBench, picture_file
 from realcustom.evaluation.output import write_lines
 from realcustom.pictures import write_picture
 
@@ -51,7 +51,7 @@ def bench(options: argparse.Namespace) -> None:
             write_picture(Image.fromarray(item.example.reference), folder / reference)
         lines.append(
             {
-                "picture": f"{item.number:04d}.png", "reference": reference, "prompt": item.example.caption,
+                "picture": picture_file(item.number), "reference": reference, "prompt": item.example.caption,
                 "word": item.example.word, "class": item.example.facts["noun"], "family": item.family, "seed": item.number,
             }
         )  # fmt: skip

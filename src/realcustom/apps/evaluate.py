@@ -67,15 +67,17 @@ _OF_SUBJECTS = (
 _OF_METHODS = ("method", "adapter", "rows", "scheduler", "mask_refined", "mask_layers")
 
 
+def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]
+
+
 def _refuse_beside(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]
-    if given:
+    if given := _given(options, names):
         raise InputError(f"{', '.join(given)} would have no effect beside {what}; leave it out")
 
 
 def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
-    given = [f"--{name}" for name in names if getattr(options, name)]
-    if given:
+    if given := _given(options, names):
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
 
@@ -132,11 +134,7 @@ def _method(options: argparse.Namespace, pipeline: RealCustomPipeline) -> Method
     name = options.method or "realcustom"
     if name in ("realcustom", "image-prompt"):
         return Customized(pipeline, everywhere=name == "image-prompt")
-    if options.adapter is not None:
-        raise InputError(
-            "--adapter is the RealCustom part of a model, which a recipe of tuning does without; leave it out"
-        )
-    _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", _OF_SUBJECTS)
+    _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
     if not Path(name).is_file():
         raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
     from realcustom.training.tuning import Tuned, TuningRecipe  # needs accelerate, which is an extra

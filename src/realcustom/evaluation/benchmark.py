@@ -154,6 +154,7 @@ class StickerBench:
                     for seed in range(seeds)
                 ]  # fmt: skip
         self._by_number = {item.number: item for item in self.items}
+        self._first_of = {item.subject: item for item in reversed(self.items)}
 
     def item(self, number: int) -> Item:
         """Return the item of a number."""
@@ -161,7 +162,7 @@ class StickerBench:
 
     def one_each(self) -> list[Item]:
         """Return the first item of each subject."""
-        return list({item.subject: item for item in reversed(self.items)}.values())[::-1]
+        return list(self._first_of.values())[::-1]
 
     def gallery(self, noun: str) -> list[Portrait]:
         """Return every drawing of a noun, held out or not."""
@@ -192,9 +193,8 @@ class StickerBench:
 
     def other(self, item: Item) -> Item:
         """Return an item of the next subject, whose reference stands in for a wrong one."""
-        shown = self.one_each()
-        place = [one.subject for one in shown].index(item.subject)
-        return shown[(place + 1) % len(shown)]
+        subjects = list(self._first_of)  # the last one first
+        return self._first_of[subjects[subjects.index(item.subject) - 1]]
 
     def asked(self) -> list[list[Any]]:
         """Return what each item asks for, as JSON can hold it."""
@@ -285,6 +285,11 @@ def _subject_rows(store: DrawingStore, split: Split) -> list[int]:
     for row in np.random.default_rng([_SEEDS[split], 3]).permutation(rows).tolist():
         found.setdefault(store.drawings[row].identity, row)
     return list(found.values())[:SUBJECTS]
+
+
+def picture_file(number: int) -> str:
+    """Return the name of the file of an item's picture."""
+    return f"{number:04d}.png"
 
 
 def _plainest(phrases: Sequence[str], noun: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from realcustom.errors import InputError
-from realcustom.evaluation.page import STYLE, cell
-from realcustom.evaluation.scatter import Point, scatter
+from realcustom.evaluation.page import STYLE, table
+from realcustom.evaluation.scatter import points_of, scatter
 
 BESIDE = ("twin", "copy", "oracle")
 """Rows that are shown beside the methods, once; text alone only if all evaluations are of one model."""
@@ -70,18 +71,12 @@ def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float])
     """
     rows = rows_of(reports)
     shown = [name for name in SHOWN if any(name in figures for figures in rows.values())]
-    head = "".join(f"<th>{name}</th>" for name in ("", "pictures", *shown, "seconds per subject"))
-    body = "".join(
-        f"<tr><td>{escape(row)}</td><td>{figures['pictures']}</td>"
-        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
-        + f"<td>{f'{seconds[row]:.0f}' if row in seconds else ''}</td></tr>"
-        for row, figures in rows.items()
-    )
+    more = {"seconds per subject": {row: f"{spent:.0f}" for row, spent in seconds.items()}}
     first = next(iter(reports.values()))
     about = ", ".join(f"{name} {first[name]}" for name in _OF_THE_LIST)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
-        f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}<table><tr>{head}</tr>{body}</table>"
+        f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}{table(rows, shown, more=more)}"
         "<p><small>Mean and 95 % interval by bootstrap over subjects. Rows in brackets are no methods: the same sentences by "
         "text alone, the reference itself, and real renders.</small></p></html>"
     )
@@ -89,10 +84,9 @@ def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float])
 
 def drawing(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """Return similarity against control as an SVG element; evaluations of one method on one model are a curve, in order."""
-    points = []
-    for row, figures in rows_of(reports).items():
-        if {"control", "similarity"} <= figures.keys():
-            told = reports.get(row, {})
-            curve = json.dumps([told.get("method", row), told.get("model", told.get("made by"))])
-            points.append(Point(row, figures["control"], figures["similarity"], curve if told else row))
+    points = points_of(rows_of(reports), "control", "similarity")
+    for number, point in enumerate(points):
+        if told := reports.get(point.name):
+            curve = json.dumps([told.get("method"), told.get("model", told.get("made by"))])
+            points[number] = replace(point, curve=curve)
     return scatter(points, "control", "similarity")

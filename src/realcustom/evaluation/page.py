@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation import history
-from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench
+from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench, picture_file
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
-from realcustom.evaluation.scatter import Point, scatter
+from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.pictures import sheet, write_picture
 
 STYLE = """
@@ -75,7 +75,7 @@ _SHOWN = ("subject", "twin")
 
 
 def _made(folder: Path, item: Item) -> Image.Image:
-    return Image.open(folder / f"{item.number:04d}.png").convert("RGB")
+    return Image.open(folder / picture_file(item.number)).convert("RGB")
 
 
 def _ranked(
@@ -118,34 +118,45 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
-        f"{_table('row', report['rows'], ROWS, shown)}"
+        f"{table(report['rows'], shown, of='row', told=ROWS)}"
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
-        f"<h2>Similarity and control</h2>{_scatter(report['rows'])}"
-        f"<h2>By family of sentences</h2>{_table('family', report['families'], FAMILIES, shown)}"
+        f"<h2>Similarity and control</h2>{scatter(points_of(report['rows'], 'control', 'similarity'), 'control', 'similarity')}"
+        f"<h2>By family of sentences</h2>{table(report['families'], shown, of='family', told=FAMILIES)}"
         f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
         "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
         f"{galleries}{_history(report['training'])}</html>"
     )
 
 
-def _table(of: str, rows: Mapping[str, Any], meaning: Mapping[str, str], shown: Sequence[str]) -> str:
-    head = "".join(f'<th title="{escape(_MEANING[name])}">{name.replace("_", " ")}</th>' for name in shown)
+def table(
+    rows: Mapping[str, Any],
+    shown: Sequence[str],
+    *,
+    of: str = "",
+    told: Mapping[str, str] | None = None,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """Return figures and their intervals as an HTML table.
+
+    Args:
+        rows: of figures, by name.
+        shown: names of the figures, in their order.
+        of: what a row is.
+        told: what each row means.
+        more: further columns by name, of each the cells by row.
+    """
+    more = more or {}
+    titles = {name: f' title="{escape(_MEANING[name])}"' if name in _MEANING else "" for name in shown}
+    head = "".join(f"<th{title}>{name.replace('_', ' ')}</th>" for name, title in titles.items())
+    head += "".join(f"<th>{name}</th>" for name in more)
     body = "".join(
-        f"<tr><td>{row}<br><small>{escape(meaning[row])}</small></td><td>{figures['pictures']}</td>"
+        f"<tr><td>{escape(row)}{f'<br><small>{escape(told[row])}</small>' if told else ''}</td><td>{figures['pictures']}</td>"
         + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
+        + "".join(f"<td>{cells.get(row, '')}</td>" for cells in more.values())
         + "</tr>"
         for row, figures in rows.items()
     )
     return f"<table><tr><th>{of}</th><th>pictures</th>{head}</tr>{body}</table>"
-
-
-def _scatter(rows: Mapping[str, Any]) -> str:
-    points = [
-        Point(row, one["control"], one["similarity"], row)
-        for row, one in rows.items()
-        if {"control", "similarity"} <= one.keys()
-    ]
-    return scatter(points, "control", "similarity")
 
 
 def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:

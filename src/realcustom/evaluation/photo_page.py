@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation.cases import Case
-from realcustom.evaluation.page import STYLE, cell
+from realcustom.evaluation.page import STYLE, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
-from realcustom.evaluation.scatter import Point, scatter
+from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.pictures import read_picture, sheet
 
 SIDE = 128
@@ -56,21 +56,12 @@ def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> st
     shown = [name for name in FIGURES if any(name in figures for figures in rows.values())]
     if not shown:
         return "<p>not measured</p>"
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in shown)
-    body = "".join(
-        f"<tr><td>{escape(row)}{f'<br><small>{escape(told[row])}</small>' if told else ''}</td>"
-        f"<td>{figures['pictures']}</td>" + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown) + "</tr>"
-        for row, figures in rows.items()
-    )
-    return f"<table><tr><th></th><th>pictures</th>{head}</tr>{body}</table>"
+    return table(rows, shown, told=told)
 
 
 def _scatter(rows: Mapping[str, Any]) -> str:
     """Return similarity (DINO-I) against control (CLIP-T) as a drawing; the rows that have both."""
-    points = [
-        Point(row, one["clip_t"], one["dino"], row) for row, one in rows.items() if {"clip_t", "dino"} <= one.keys()
-    ]
-    drawn = scatter(points, "CLIP-T (control)", "DINO-I (similarity)")
+    drawn = scatter(points_of(rows, "clip_t", "dino"), "CLIP-T (control)", "DINO-I (similarity)")
     return drawn and f"<h2>Similarity and control</h2>{drawn}"
 
 

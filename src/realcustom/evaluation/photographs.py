@@ -16,7 +16,7 @@ from realcustom.errors import InputError
 from realcustom.evaluation.cases import Case, RealSubject, digest
 from realcustom.evaluation.encoders import Encoders, cut_out
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
-from realcustom.evaluation.scores import bootstrap, pairwise_cosine
+from realcustom.evaluation.scores import means_of, pairwise_cosine
 from realcustom.pictures import as_seen, read_picture, write_picture
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.subject import Subject
@@ -119,29 +119,19 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
 
     The interval is by bootstrap over subjects.
     """
-    rows = {row: _figures([one for one in records if one["row"] == row]) for row in ROWS}
+    rows = {row: means_of([one for one in records if one["row"] == row], tuple(FIGURES)) for row in ROWS}
     made = [record for record in records if record["row"] == "subject"]
     return {
         **about,
         "rows": {row: figures for row, figures in rows.items() if figures["pictures"]},
         **{
             f"by_{name}": {
-                value: _figures([record for record in made if record[name] == value])
+                value: means_of([record for record in made if record[name] == value], tuple(FIGURES))
                 for value in sorted({record[name] for record in made})
             }
             for name in ("family", "word")
         },
     }
-
-
-def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    groups = [record["group"] for record in records]
-    figures: dict[str, Any] = {"pictures": len(records)}
-    for name in FIGURES:
-        values = [record.get(name, float("nan")) for record in records]
-        if not np.all(np.isnan(values)):
-            figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
-    return figures
 
 
 def _record(row: str, case: Case, figures: Mapping[str, float]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
 from realcustom.errors import InputError
-from realcustom.evaluation.benchmark import FAMILIES, VERSION, Item, StickerBench, TextItem
+from realcustom.evaluation.benchmark import FAMILIES, VERSION, Item, StickerBench, TextItem, picture_file
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import Judges, Reading
 from realcustom.evaluation.methods import Method, Request
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
-from realcustom.evaluation.scores import bootstrap, part_of
+from realcustom.evaluation.scores import means_of, part_of
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import write_picture
 from realcustom.placement import frame_of
@@ -71,7 +71,7 @@ def make_pictures(
 
 
 def _picture_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:04d}.png"
+    return folder / picture_file(number)
 
 
 def _make_batch(
@@ -154,6 +154,9 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
     """
     records: list[dict[str, Any]] = []
     galleries = Galleries(bench, judges)
+    of_references: dict[str, Tensor] = {}
+    for items, pixels in _batches(bench.one_each(), lambda item: item.example.reference):
+        of_references |= zip((item.subject for item in items), judges.read(pixels).region, strict=True)
     for row in (row for row in ROWS if row in folders or row not in MADE):
         folder = folders.get(row)
         if row in _TEXT_ITEMS and folder is not None:
@@ -162,21 +165,21 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
         work = bench.items if row in MADE else [item for item in bench.items if not item.repeated]
         for items, pixels in _batches(work, partial(_shown, folder, row)):
             reading = judges.read(pixels)
-            shown = [_reference_item(bench, row, item).example for item in items]
-            of_reference = judges.read(to_pixels([example.reference for example in shown])).region
-            pasted = overlap(reading.region.round(), of_reference)
+            shown = [_reference_item(bench, row, item) for item in items]
+            pasted = overlap(reading.region.round(), torch.stack([of_references[one.subject] for one in shown]))
             for place, item in enumerate(items):
                 region = reading.region[place, None]
+                found = region.round()
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
                 record |= {"paste": float(pasted[place])}
-                y, x, _ = frame_of(region.round())[0].tolist()
+                y, x, _ = frame_of(found)[0].tolist()
                 seen = _seen(reading, place, judges)
-                seen["position"] = part_of(y, x) if region.round().any() else ""
-                record |= _control(item, shown[place], seen, judges)
+                seen["position"] = part_of(y, x) if found.any() else ""
+                record |= _control(item, shown[place].example, seen, judges)
                 record |= galleries.identity(item, reading.identity[place].numpy())
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
-                    record["segmenter"] = float(overlap(region.round(), true))
+                    record["segmenter"] = float(overlap(found, true))
                 if row == "subject" and folder and (masks := _masks_path(folder, item.number)).exists():
                     record |= _mask_figures(_read_masks(masks), region)
                 records.append(record)
@@ -273,18 +276,7 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
         "benchmark": f"stickers {VERSION}",
         "split": bench.split,
         **about,
-        "rows": {row: _figures(own) for row, own in by_row.items() if own},
-        "families": {family: _figures(own) for family, own in by_family.items() if own},
+        "rows": {row: means_of(own, FIGURES) for row, own in by_row.items() if own},
+        "families": {family: means_of(own, FIGURES) for family, own in by_family.items() if own},
         "mask_by_step": np.round(np.mean(by_step, axis=0), 4).tolist() if by_step else [],
     }
-
-
-def _figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how many pictures there are, and every figure that any of them has."""
-    groups = [record["group"] for record in records]
-    figures: dict[str, Any] = {"pictures": len(records)}
-    for name in FIGURES:
-        values = [record.get(name, float("nan")) for record in records]
-        if not np.all(np.isnan(values)):
-            figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
-    return figures

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 WIDTH, HEIGHT, LEFT, BELOW = 560, 360, 52, 46
 COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#5c940d", "#495057")
@@ -20,6 +21,15 @@ class Point:
     similarity: Sequence[float]
     curve: str
     """Points of one curve are joined in their order and have one colour."""
+
+
+def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
+    """Return a point for each of the rows that has both figures, each a curve of its own."""
+    return [
+        Point(row, figures[control], figures[similarity], row)
+        for row, figures in rows.items()
+        if {control, similarity} <= figures.keys()
+    ]
 
 
 def scatter(points: Sequence[Point], control: str, similarity: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -50,6 +51,22 @@ def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 10
     chosen = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     return [float(sums.sum() / counts.sum()), *(float(bound) for bound in np.percentile(means, [2.5, 97.5]))]
+
+
+def means_of(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return how many pictures there are, and [mean, low, high] of every named figure that any of them has.
+
+    Args:
+        records: one for each picture; "group" is what intervals are drawn over.
+        names: of the figures.
+    """
+    groups = [record["group"] for record in records]
+    figures: dict[str, Any] = {"pictures": len(records)}
+    for name in names:
+        values = [record.get(name, float("nan")) for record in records]
+        if not np.all(np.isnan(values)):
+            figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
+    return figures
 
 
 def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:

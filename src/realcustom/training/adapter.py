@@ -23,7 +23,6 @@ from realcustom.attention import Influence, attached
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
-from realcustom.latents import to_latents
 from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import area_mask
 from realcustom.options import Options
@@ -33,7 +32,7 @@ from realcustom.placement import place_tokens
 from realcustom.prompts import TextStates
 from realcustom.subject_encoder import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
 
 
@@ -136,10 +135,7 @@ def predict(
                 token_ratio=reference.token_ratio, positions=reference.positions, more=reference.more,
             )  # fmt: skip
             tap.subjects = [Influence([view])]
-        return unet(
-            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
-            added_cond_kwargs=dict(text.added) or None,
-        ).sample  # fmt: skip
+        return predict_noisy(unet, noisy, text)
 
 
 def _initial(folder: Path, *, finer: bool) -> RealCustomAdapter:
@@ -207,7 +203,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
-        latents = self.encode(batch.pixels)
+        latents = encode(self.base.vae, batch.pixels)
         noisy = draw_noisy(latents, self.scheduler, generator, timestep_shift=self.recipe.timestep_shift)
         reference = None
         if float(torch.rand((), generator=generator)) >= self.reference_dropout:
@@ -254,11 +250,6 @@ class _ReferenceObjective(ABC, Generic[Trained]):
     def pipeline(self, model: Trained) -> RealCustomPipeline:
         """Return the pipeline with the weights of `model`."""
 
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        return to_latents(self.base.vae, pixels.to(self.base.vae.device)).float()
-
     def validate(self, model: Trained) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.
 
@@ -266,7 +257,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         figures are those of the base's own validation.
         """
         batch, figures = self.held_out, dict[str, float]()
-        latents, right = self.encode(batch.pixels), self.reference(batch.references, batch.frames, 0.8)
+        latents, right = encode(self.base.vae, batch.pixels), self.reference(batch.references, batch.frames, 0.8)
         wrong = right.of_others()
         text = self.base.text_states(batch.captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
         layers = self.base.config.mask_layers

@@ -16,7 +16,6 @@ from torch import Tensor
 from realcustom.attention import attached, attention_grid
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
-from realcustom.latents import to_latents
 from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import aggregate, area_mask, chance_of_overlap, influence_scope, overlap
 from realcustom.options import Options
@@ -24,7 +23,15 @@ from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, make_noisy, sample_errors, snr_weights
+from realcustom.training.diffusion import (
+    NoisyBatch,
+    draw_noisy,
+    encode,
+    make_noisy,
+    predict_noisy,
+    sample_errors,
+    snr_weights,
+)
 from realcustom.training.options import TrainingOptions
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
@@ -93,19 +100,13 @@ class BaseObjective:
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = encode_prompts(captions, self.tokenizer, self.text_encoder, shortest=True)
-        noisy = draw_noisy(self.encode(batch.pixels), self.scheduler, generator)
-        prediction = model(noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep).sample
-        errors = sample_errors(prediction, noisy)
+        noisy = draw_noisy(encode(self.autoencoder, batch.pixels), self.scheduler, generator)
+        errors = sample_errors(predict_noisy(model, noisy, text), noisy)
         return (snr_weights(self.scheduler, noisy.timesteps, self.recipe.snr_gamma) * errors).mean(), {}
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the scaled latents of `pixels [b, 3, h, w]`."""
-        return to_latents(self.autoencoder, pixels.to(self.autoencoder.device)).float()
 
     def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
         """Return the error on held-out examples by timestep, and where the source knows regions, `localisation`."""
-        latents = self.encode(self.held_out.pixels)
+        latents = encode(self.autoencoder, self.held_out.pixels)
         text = encode_prompts(self.held_out.captions, self.tokenizer, self.text_encoder, shortest=True)
         columns = noun_columns(self.held_out, self.tokenizer, text)
         figures: dict[str, float] = {}
@@ -172,10 +173,7 @@ def measure_text_only(
     with attached(unet) as tap:
         tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
         tap.watched = mask_layers
-        prediction = unet(
-            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
-            added_cond_kwargs=dict(text.added) or None,
-        ).sample  # fmt: skip
+        prediction = predict_noisy(unet, noisy, text)
     errors = sample_errors(prediction, noisy)
     figures = {f"error/{step}": float(errors.mean())}
     if batch.regions is not None:

@@ -8,9 +8,11 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from realcustom.errors import InputError
+from realcustom.latents import Autoencoder, to_latents
+from realcustom.prompts import TextStates
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def draw_noisy(
     steps = (count * timestep_shift * share / (1 + (timestep_shift - 1) * share)).long()
     noise = torch.randn(latents.shape, generator=generator)
     return make_noisy(latents, scheduler, steps.to(latents.device), noise.to(latents))
+
+
+@torch.no_grad()
+def encode(vae: Autoencoder, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+    """Return the scaled latents of pixels in [-1, 1], float32, where the autoencoder is."""
+    return to_latents(vae, pixels.to(vae.device)).float()
+
+
+def predict_noisy(unet: nn.Module, batch: NoisyBatch, text: TextStates) -> Float[Tensor, "b c h w"]:
+    """Return a UNet's prediction for noisy latents under their texts."""
+    return unet(
+        batch.noisy, batch.timesteps, text.states, encoder_attention_mask=text.keep,
+        added_cond_kwargs=dict(text.added) or None,
+    ).sample  # fmt: skip
 
 
 def sample_errors(

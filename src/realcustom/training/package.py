@@ -57,13 +57,12 @@ def package(recipe: PackageRecipe) -> None:
         )
     base = RealCustomPipeline.from_pretrained(recipe.base)
     parts = {**base.components, "adapter": load_strictly(RealCustomAdapter, recipe.adapter) if recipe.adapter else None}
-    own = {name: value for name, value in base.config.items() if name not in parts and not name.startswith("_")}
     for component in parts.values():
         if isinstance(component, ModelMixin):
             component.register_to_config(
                 _name_or_path=recipe.output_dir.name
             )  # diffusers would tell where it was loaded from
-    pipeline = RealCustomPipeline(**parts, **{**own, **recipe.defaults.model_dump(exclude_none=True)})
+    pipeline = RealCustomPipeline(**parts, **{**base.own_settings, **recipe.defaults.model_dump(exclude_none=True)})
     take_scheduler(pipeline, recipe.scheduler)
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     if recipe.adapter is None:  # the model that lay there may have had one

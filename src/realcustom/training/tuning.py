@@ -30,14 +30,13 @@ from realcustom.data.stickers.captions import with_article
 from realcustom.errors import InputError
 from realcustom.evaluation.methods import Request
 from realcustom.evaluation.output import Settings
-from realcustom.latents import to_latents
 from realcustom.options import Options
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates, encode_prompts
 from realcustom.report import RealCustomOutput
 from realcustom.training import loop
-from realcustom.training.diffusion import NoisyBatch, draw_noisy, sample_errors
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
 
 TOKEN = "<subject>"
@@ -130,10 +129,7 @@ class TunedBase(nn.Module):
 
     def forward(self, noisy: NoisyBatch, text: TextStates) -> Tensor:
         """Return the prediction for noisy latents."""
-        return self.unet(
-            noisy.noisy, noisy.timesteps, text.states, encoder_attention_mask=text.keep,
-            added_cond_kwargs=dict(text.added) or None,
-        ).sample  # fmt: skip
+        return predict_noisy(self.unet, noisy, text)
 
 
 def _last_row(gradient: Tensor) -> Tensor:
@@ -186,9 +182,7 @@ class TuningObjective:
         else:
             size = (batch.pixels.shape[2], batch.pixels.shape[3])
             text = self.base.text_states(batch.captions, size, shortest=True)
-        with torch.no_grad():
-            latents = to_latents(self.base.vae, batch.pixels.to(self.base.vae.device)).float()
-        noisy = draw_noisy(latents, self.scheduler, generator)
+        noisy = draw_noisy(encode(self.base.vae, batch.pixels), self.scheduler, generator)
         errors = sample_errors(model(noisy, text), noisy)
         if not self.recipe.prior_pictures:
             return errors.mean(), {}
@@ -206,12 +200,11 @@ class TuningObjective:
 
     def pipeline(self, model: TunedBase) -> RealCustomPipeline:
         """Return the tuned base, which is a plain text-to-image model."""
-        parts = {**self.base.components, "adapter": None}
-        own = {
-            name: value for name, value in self.base.config.items() if name not in parts and not name.startswith("_")
-        }
-        parts |= {"unet": model.unet, "text_encoder": model.text_encoder, "tokenizer": model.tokenizer}
-        tuned = RealCustomPipeline(**parts, **own)
+        parts = {
+            **self.base.components, "adapter": None,
+            "unet": model.unet, "text_encoder": model.text_encoder, "tokenizer": model.tokenizer,
+        }  # fmt: skip
+        tuned = RealCustomPipeline(**parts, **self.base.own_settings)
         tuned.set_progress_bar_config(disable=True)
         return tuned
 
