@@ -16,15 +16,21 @@ from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
-from realcustom.evaluation.methods import Customized
+from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings, claim
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import MADE, ROWS, judge, make_pictures, require_pictures, summarise
+from realcustom.evaluation.run import MADE, ROWS, describe, judge, make_pictures, require_pictures, summarise
 from realcustom.evaluation.scores import part_of
 
 SIDE, COUNT = 32, 9
 
 SIZE = {"subjects": 3, "prompts": 3, "seeds": 1, "side": SIDE}
+
+
+def run(pipeline, bench, settings, folder, progress=lambda *_: None, rows=MADE):
+    """Make the pictures of an evaluation here."""
+    method = Customized(pipeline)
+    make_pictures(in_batches(method, settings), describe(method, bench, settings), bench, folder, progress, rows)
 
 
 def folders(folder):
@@ -238,7 +244,7 @@ class TestRun:
     @pytest.fixture(scope="class")
     def folder(self, tiny, bench, tmp_path_factory):
         folder = tmp_path_factory.mktemp("evaluation")
-        make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, folder, lambda *_: None)
+        run(tiny.pipeline(), bench, self.SETTINGS, folder)
         return folder
 
     def test_a_killed_run_goes_on_and_makes_the_same_pictures(self, tiny, bench, folder, tmp_path):
@@ -250,9 +256,9 @@ class TestRun:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, die)
+            run(tiny.pipeline(), bench, self.SETTINGS, tmp_path, die)
         half = sum(1 for _ in tmp_path.rglob("*.png"))
-        make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, lambda *_: None)
+        run(tiny.pipeline(), bench, self.SETTINGS, tmp_path)
         whole = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
         assert 0 < half < len(whole) == COUNT * 3 + COUNT + 6 + 80
         for path in whole:
@@ -263,23 +269,20 @@ class TestRun:
         other = tiny.pipeline()
         other.unet.conv_out.bias.data += 1
         with pytest.raises(InputError, match="holds pictures made with another model; name another --output"):
-            make_pictures(Customized(other), bench, self.SETTINGS, folder, lambda *_: None)
+            run(other, bench, self.SETTINGS, folder)
         other = tiny.pipeline(subject_guidance_scale=9.0)
         with pytest.raises(InputError, match="holds pictures made with another subject_guidance_scale"):
-            make_pictures(Customized(other), bench, self.SETTINGS, folder, lambda *_: None)
+            run(other, bench, self.SETTINGS, folder)
         with pytest.raises(InputError, match="holds pictures made with another guidance_scale"):
-            make_pictures(Customized(tiny.pipeline()), bench, Settings(batch_size=2, num_inference_steps=2, guidance_scale=9),
-                          folder, lambda *_: None)  # fmt: skip
+            run(tiny.pipeline(), bench, Settings(batch_size=2, num_inference_steps=2, guidance_scale=9), folder)
 
     def test_a_refused_run_does_not_claim_its_folder(self, tiny, bench, tmp_path):
         with pytest.raises(InputError, match="num_inference_steps"):
-            make_pictures(
-                Customized(tiny.pipeline()), bench, Settings(num_inference_steps=0), tmp_path, lambda *_: None
-            )
-        make_pictures(Customized(tiny.pipeline()), bench, Settings(num_inference_steps=1), tmp_path, lambda *_: None)
+            run(tiny.pipeline(), bench, Settings(num_inference_steps=0), tmp_path)
+        run(tiny.pipeline(), bench, Settings(num_inference_steps=1), tmp_path)
         (tmp_path / "run.json").unlink()
         with pytest.raises(InputError, match=r"holds files, but no run\.json"):
-            make_pictures(Customized(tiny.pipeline()), bench, self.SETTINGS, tmp_path, lambda *_: None)
+            run(tiny.pipeline(), bench, self.SETTINGS, tmp_path)
 
     def test_every_row_is_judged(self, bench, judges, folder):
         records = judge(bench, judges, folders(folder))
@@ -390,7 +393,7 @@ def test_the_part_of_a_picture_is_where_a_point_lies_farthest_from_the_middle():
 
 
 def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
-    make_pictures(Customized(tiny.pipeline()), bench, TestRun.SETTINGS, tmp_path, lambda *_: None, ["subject"])
+    run(tiny.pipeline(), bench, TestRun.SETTINGS, tmp_path, rows=["subject"])
     assert not (tmp_path / "twin").exists()
     made = {"subject": tmp_path / "subject"}
     records = judge(bench, judges, made)

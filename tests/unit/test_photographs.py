@@ -16,11 +16,19 @@ from realcustom.errors import InputError
 from realcustom.evaluation import dreambench, photographs
 from realcustom.evaluation.cases import Case, RealSubject, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.encoders import Encoders, cut_out, load_encoders
+from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings
 from realcustom.evaluation.photo_page import write_page
 from realcustom.evaluation.scores import pairwise_cosine
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+
+
+def run(pipeline, cases, settings, folder, progress=lambda *_: None):
+    """Make the pictures of a work list here."""
+    method = Customized(pipeline)
+    about = photographs.describe(method, cases, settings)
+    photographs.make_pictures(in_batches(method, settings), about, cases, folder, progress)
 
 
 def plain(colour, size=(24, 24)):
@@ -336,24 +344,22 @@ class TestMaking:
     @pytest.mark.parametrize("pairs", [False, True])
     def test_a_run_that_is_killed_goes_on_where_it_was(self, tiny, cases, tmp_path, pairs):
         work, whole, parts = cases[pairs], tmp_path / "whole", tmp_path / "parts"
-        photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, whole, lambda *_: None)
+        run(tiny.pipeline(), work, self.SETTINGS, whole)
 
         def die(row, done, total):
             if row == "text":
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, parts, die)
+            run(tiny.pipeline(), work, self.SETTINGS, parts, die)
         assert (parts / "subject" / work[0].path).exists()
-        photographs.make_pictures(tiny.pipeline(), work, self.SETTINGS, parts, lambda *_: None)
+        run(tiny.pipeline(), work, self.SETTINGS, parts)
         assert photographs.manifest(parts, work) == photographs.manifest(whole, work)
 
     def test_other_settings_are_refused(self, tiny, cases, tmp_path):
-        photographs.make_pictures(tiny.pipeline(), cases[0], self.SETTINGS, tmp_path / "out", lambda *_: None)
+        run(tiny.pipeline(), cases[0], self.SETTINGS, tmp_path / "out")
         with pytest.raises(InputError, match="another guidance_scale"):
-            photographs.make_pictures(
-                tiny.pipeline(), cases[0], replace(self.SETTINGS, guidance_scale=9.0), tmp_path / "out", lambda *_: None
-            )
+            run(tiny.pipeline(), cases[0], replace(self.SETTINGS, guidance_scale=9.0), tmp_path / "out")
 
     def test_another_systems_pictures_have_to_be_all_there(self, cases, tmp_path):
         save(plain("red"), tmp_path / "peer" / cases[0][0].path)

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from realcustom.data.examples import collate
 from realcustom.errors import InputError
-from realcustom.evaluation.methods import Customized, Request
+from realcustom.evaluation.methods import Customized, Request, Shown
 from realcustom.evaluation.output import Settings
 from realcustom.training import tuning
 from realcustom.training.loop import train
@@ -165,7 +166,7 @@ class TestMethods:
 
     def requests(self, picture):
         return [
-            Request(f"a {noun} on the beach", noun, f"{noun}-noto", noun, picture, seed)
+            Request(f"a {noun} on the beach", seed, (Shown(f"{noun}-noto", noun, noun, Image.fromarray(picture)),))
             for seed, noun in enumerate(("dog", "dog", "cup"))
         ]
 
@@ -175,23 +176,20 @@ class TestMethods:
         method = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
         requests = self.requests(picture)
         made = method.make(requests, self.SETTINGS)
-        assert len(made.images) == 3
-        assert made.masks is None
+        assert [one.masks for one in made] == [None] * 3
         lines = [json.loads(line) for line in (tmp_path / "tuning.jsonl").read_text().splitlines()]
         assert [line["subject"] for line in lines] == ["dog-noto", "cup-noto"]
         assert {path.name for path in (tmp_path / "tuning").iterdir()} == {"cup-noto", "cup-noto.png", "dog-noto.png"}
         method.make(requests[2:], self.SETTINGS)
         assert len(tunings) == 2
         again = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
-        resumed = again.make(requests[2:], self.SETTINGS).images[0]
-        assert np.abs(np.asarray(resumed, int) - np.asarray(made.images[2], int)).max() <= 1
+        resumed = again.make(requests[2:], self.SETTINGS)[0].picture
+        assert np.abs(np.asarray(resumed, int) - np.asarray(made[2].picture, int)).max() <= 1
         assert len((tmp_path / "tuning.jsonl").read_text().splitlines()) == 2
 
     def test_an_image_prompt_acts_everywhere(self, tiny, picture):
         made = Customized(tiny.pipeline(), everywhere=True).make(self.requests(picture), self.SETTINGS)
-        assert made.masks is not None
-        assert float(made.masks.steps.min()) == 1
+        assert min(float(one.masks.min()) for one in made) == 1
         bound = Customized(tiny.pipeline()).make(self.requests(picture), self.SETTINGS)
-        assert bound.masks is not None
-        assert float(bound.masks.steps.min()) == 0
+        assert min(float(one.masks.min()) for one in bound) == 0
         assert Customized(tiny.pipeline()).describe() == {"method": "realcustom"}

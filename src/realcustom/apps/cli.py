@@ -486,7 +486,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="stickers, dreambench, dreambench-pairs, or a folder with a benchmark.jsonl of its own",
     )  # fmt: skip
     add("--model", default="stickers", help="embedded model, folder or hub id")
-    add("--adapter", metavar="NAME", help="of stickers: folder or hub id of another RealCustom part for the model")
+    add("--adapter", metavar="NAME", help="folder or hub id of another RealCustom part for the model")
     add("--judges", type=_file, metavar="FOLDER", help="of stickers: the judges; the ones that ship if not given")
     add(
         "--output",
@@ -511,9 +511,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
     add(
         "--method", metavar="NAME",
-        help="of stickers: realcustom, image-prompt (the subject acts everywhere), or a recipe that tunes the model to each "
-        "subject, for example recipes/stickers/dreambooth.yaml; realcustom if not given",
+        help="realcustom, image-prompt (the subject acts everywhere), or a recipe that tunes the model to each subject, for "
+        "example recipes/stickers/dreambooth.yaml; realcustom if not given",
     )  # fmt: skip
+    add("--ray", metavar="ADDRESS", help="make every picture as a task of this Ray cluster; local starts one here")
     add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
     _add_denoising_options(parser)
     add(

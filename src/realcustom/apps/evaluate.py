@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,19 +19,27 @@ from realcustom.apps.picture_options import OPTIONS, told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
-from realcustom.evaluation.cases import Case, digest, dreambench_cases, listed_cases
+from realcustom.evaluation.cases import WHOLE, Case, digest, dreambench_cases, listed_cases
+from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.methods import Customized, Method
+from realcustom.evaluation.methods import Customized, Maker, Method, Opening, in_batches
 from realcustom.evaluation.output import Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
-from realcustom.evaluation.run import MADE, judge, make_pictures, require_pictures, summarise
+from realcustom.evaluation.run import (
+    MADE,
+    count_of_whole_list,
+    describe,
+    judge,
+    make_pictures,
+    require_pictures,
+    summarise,
+)
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import rehearse, take_scheduler, to_device
-from realcustom.pipeline import RealCustomPipeline, check_layers
+from realcustom.painting import rehearse
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -40,6 +49,8 @@ def evaluate(options: argparse.Namespace) -> None:
         InputError: something that is needed is missing, or the output holds something else.
     """
     quiet_libraries()
+    if options.pictures is not None:
+        _refuse_beside(options, "--pictures, which makes none", _OF_RUNS)
     for name in ("batch_size", "prompts", "seeds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
@@ -51,7 +62,7 @@ def evaluate(options: argparse.Namespace) -> None:
         _evaluate_photographs(options)
 
 
-_OF_STICKERS = ("split", "subset", "rows", "method", "adapter", "drawings", "judges")
+_OF_STICKERS = ("split", "subset", "rows", "drawings", "judges")
 _OF_PHOTOGRAPHS = ("photographs", "subjects", "clip", "dino", "segmenter")
 """Options that only one kind of benchmark knows."""
 
@@ -64,7 +75,11 @@ _OF_SUBJECTS = (
 """Options that only a RealCustom part reads."""
 
 
-_OF_METHODS = ("method", "adapter", "rows", "scheduler", "mask_refined", "mask_layers")
+_OF_RUNS = (
+    "method", "adapter", "ray", "rows", "mask_refined", "mask_layers",
+    *(option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS or name == "scheduler"),
+)  # fmt: skip
+"""Options that nothing reads where no picture is made."""
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
@@ -81,20 +96,51 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
 
-def _pipeline(options: argparse.Namespace) -> tuple[RealCustomPipeline, Settings]:
-    """Return the model that is measured, and how it makes pictures."""
-    part = {} if options.adapter is None else {"adapter": options.adapter}
-    pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(options.model), **part), options.device)
-    take_scheduler(pipeline, options.scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    if options.mask_layers:
-        check_layers(pipeline.unet, options.mask_layers)
-        pipeline.register_to_config(mask_layers=options.mask_layers)
-    given = {name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS}
-    settings = Settings(batch_size=options.batch_size, mask_refined=options.mask_refined or None, **given)
-    with told_by_option():
-        rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
-    return pipeline, settings
+class _Making:
+    """What makes the pictures of a run, by the options of the command.
+
+    Raises:
+        InputError: the model cannot be opened so, or the options contradict each other.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        name = options.method or "realcustom"
+        tuned = name not in ("realcustom", "image-prompt")
+        if tuned:
+            _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
+            _refuse_beside(options, "a recipe of tuning, whose tuned models stay on this machine", ("ray",))
+            if not Path(name).is_file():
+                raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
+        given = {
+            name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS
+        }
+        self.settings = Settings(batch_size=options.batch_size, mask_refined=options.mask_refined or None, **given)
+        opening = Opening(
+            _absolute(options.model), options.adapter and _absolute(options.adapter), options.device, options.scheduler,
+            tuple(options.mask_layers or ()), everywhere=name == "image-prompt",
+        )  # fmt: skip
+        self.method = _tuned(opening, Path(name), options.output) if tuned else opening.method()
+        with told_by_option():
+            rehearse(self.method.pipeline, options.steps or self.method.pipeline.config.num_inference_steps)
+        self.maker: Maker = in_batches(self.method, self.settings)
+        if options.ray is not None:
+            self.maker = on_ray(options.ray, opening, self.settings)
+
+    @property
+    def side(self) -> int:
+        """Of the model's pictures, in pixels."""
+        return self.method.pipeline.unet.config.sample_size * self.method.pipeline.vae_scale_factor
+
+
+def _absolute(name: str) -> str:
+    """Return a folder's whole path, and the name of a model as it is."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def _tuned(opening: Opening, recipe: Path, output: Path) -> Method:
+    from realcustom.training.tuning import Tuned, TuningRecipe  # needs accelerate, which is an extra
+
+    return Tuned(opening.pipeline(), load_options(TuningRecipe, recipe, ()), output)
 
 
 def _evaluate_stickers(options: argparse.Namespace) -> None:
@@ -105,8 +151,6 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         raise InputError(f"{judges_folder} holds no judges; train them with: realcustom train judges --config RECIPE")
     judges = load_strictly(Judges, judges_folder)
     if options.pictures is not None:
-        of_runs = [option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS]
-        _refuse_beside(options, "--pictures, which makes none", [*of_runs, *_OF_METHODS])
         bench = work_list(options, store)
         require_pictures(bench, options.pictures)
         about: dict[str, Any] = {"bench": bench.digest(), "count": len(bench.items), "made by": str(options.pictures)}
@@ -114,12 +158,15 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         claim(output, about)
     else:
         checkpoints = training_history(resolve(options.model))
-        pipeline, settings = _pipeline(options)
-        method = _method(options, pipeline)
-        bench = work_list(options, store, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-        rows = options.rows or (MADE if isinstance(method, Customized) else ("subject",))
+        making = _Making(options)
+        bench = work_list(options, store, making.side)
+        rows = options.rows or (MADE if isinstance(making.method, Customized) else ("subject",))
+        about = describe(making.method, bench, making.settings)
+        clock = _Clock()
         with told_by_option():
-            about = make_pictures(method, bench, settings, output, _say, rows)
+            make_pictures(making.maker, about, bench, output, clock.say, rows)
+        if isinstance(making.method, Customized):  # of the others tuning.jsonl says it, by subject
+            clock.tell(count_of_whole_list(bench, rows))
         folders = {row: output / row for row in rows}
     records = judge(bench, judges, folders)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
@@ -127,19 +174,6 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     write_report(report, records, bench, folders, output)
     _print_rows(report)
     print(output / "report.html")
-
-
-def _method(options: argparse.Namespace, pipeline: RealCustomPipeline) -> Method:
-    """Return what makes the pictures of subjects."""
-    name = options.method or "realcustom"
-    if name in ("realcustom", "image-prompt"):
-        return Customized(pipeline, everywhere=name == "image-prompt")
-    _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
-    if not Path(name).is_file():
-        raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
-    from realcustom.training.tuning import Tuned, TuningRecipe  # needs accelerate, which is an extra
-
-    return Tuned(pipeline, load_options(TuningRecipe, Path(name), ()), options.output)
 
 
 def _evaluate_photographs(options: argparse.Namespace) -> None:
@@ -153,9 +187,11 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         folders = {"subject": options.pictures}
         claim(output, about)
     else:
-        pipeline, settings = _pipeline(options)
+        making, clock = _Making(options), _Clock()
+        about = photographs.describe(making.method, cases, making.settings)
         with told_by_option():
-            about = photographs.make_pictures(pipeline, cases, settings, output, _say)
+            photographs.make_pictures(making.maker, about, cases, output, clock.say)
+        clock.tell(_count_of_dreambench(options, cases))
         folders = {row: output / row for row in photographs.MADE}
         write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
     records = photographs.score(cases, encoders, folders)
@@ -175,6 +211,12 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         print(f"{name:11}{told}")
     _print_rows(report)
     print(output / "report.html")
+
+
+def _count_of_dreambench(options: argparse.Namespace, cases: Sequence[Case]) -> int:
+    """Return how many pictures the whole list has, of a folder of one's own all that it lists."""
+    whole = len(cases) if options.photographs is None else WHOLE
+    return whole * len(photographs.MADE)
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
@@ -203,8 +245,28 @@ def _print_rows(report: Mapping[str, Any]) -> None:
         print(f"{row:11}{values or 'not measured'}")
 
 
-def _say(row: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total:  # a file keeps no line that is drawn over and over
-        print(f"{row}: {done} of {total}", file=sys.stderr)
+class _Clock:
+    """Says how far a run is, and what the whole list would cost at its pace."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def say(self, row: str, done: int, total: int) -> None:
+        """Tell how many pictures of a row are there."""
+        self._first.setdefault(row, done)
+        self._last[row] = done
+        if sys.stderr.isatty():
+            print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif done == total:  # a file keeps no line that is drawn over and over
+            print(f"{row}: {done} of {total}", file=sys.stderr)
+
+    def tell(self, whole: int) -> None:
+        """Tell how long a picture took, if any was made, and so all of `whole` pictures would."""
+        made = sum(self._last.values()) - sum(self._first.values())
+        if made:
+            each = (time.monotonic() - self._begun) / made
+            print(
+                f"{each:.2f} s a picture; all {whole} of the whole list: {each * whole / 3600:.1f} h", file=sys.stderr
+            )

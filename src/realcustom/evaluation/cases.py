@@ -15,6 +15,9 @@ from realcustom.options import Options, parse_options
 LIST = "benchmark.jsonl"
 """Name of the file that makes a folder a benchmark of its own."""
 
+WHOLE = 30 * 25 * 4
+"""How many pictures DreamBench asks for by its published protocol, and as many its pairs: subjects, sentences, seeds."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 

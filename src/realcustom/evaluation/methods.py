@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from realcustom.evaluation.output import Settings
-from realcustom.pipeline import RealCustomPipeline
-from realcustom.report import RealCustomOutput
+from realcustom.loading import resolve
+from realcustom.painting import take_scheduler, to_device
+from realcustom.pipeline import RealCustomPipeline, check_layers
+from realcustom.subject import Subject
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A subject as a request shows it."""
+
+    name: str
+    """As files can have it, alike in all requests that show the subject."""
+    noun: str
+    """What the subject is, whatever the prompt calls it."""
+    word: str
+    """What the prompt calls it."""
+    picture: Image.Image
+    occurrence: int = 1
+    """Which one of several subjects it is where the prompt says their word more than once; a single one is the first."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture that is wanted."""
+    """One picture that is wanted; without subjects, by text alone."""
 
     prompt: str
-    word: str
-    """What the prompt calls the subject."""
-    subject: str
-    """The subject's name as files can have it, alike for all requests that show it."""
-    noun: str
-    """What the subject is, whatever the prompt calls it."""
-    reference: np.ndarray
-    """`[h, w, 3]` uint8, the subject's picture."""
     seed: int
+    subjects: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """One picture that was made."""
+
+    picture: Image.Image
+    masks: Float[Tensor, "n h w"] | None = None
+    """Where the subject acted in each step, if the method has masks and the request one subject."""
 
 
 class Method(Protocol):
     """A way of making pictures of subjects."""
 
     pipeline: RealCustomPipeline
-    """The base on which it stands; by itself it makes the rows without a subject."""
+    """The base on which it stands; by itself it makes the pictures without a subject."""
 
     def describe(self) -> dict[str, Any]:
         """Return what tells it from other methods on the same base, as JSON can hold it."""
         ...
 
-    def make(self, requests: Sequence[Request], settings: Settings) -> RealCustomOutput:
-        """Return the pictures of some requests, and masks if it has any."""
+    def make(self, requests: Sequence[Request], settings: Settings) -> list[Made]:
+        """Return the pictures of some requests, which all have equally many subjects, one at least."""
         ...
 
 
 class Customized:
-    """A RealCustom model, shown the reference.
+    """A RealCustom model, shown the references.
 
     Args:
         pipeline: the model.
@@ -62,13 +82,90 @@ class Customized:
         """Return its name."""
         return {"method": "image-prompt" if self.everywhere else "realcustom"}
 
-    def make(self, requests: Sequence[Request], settings: Settings) -> RealCustomOutput:
-        """Return pictures and masks."""
+    def make(self, requests: Sequence[Request], settings: Settings) -> list[Made]:
+        """Return pictures, with masks where there is one subject; such requests are made at once."""
         more = settings.arguments() | settings.subject_arguments()
         if self.everywhere:
-            more = {"token_ratio": 1.0, **more, "mask": Image.new("L", (1, 1), 255)}
-        return self.pipeline(
-            [one.prompt for one in requests], [Image.fromarray(one.reference) for one in requests],
-            [one.word for one in requests], generator=[torch.Generator().manual_seed(one.seed) for one in requests],
-            occurrence=1, **more,
+            more = {"token_ratio": 1.0, **more}
+        if len(requests[0].subjects) > 1:
+            return [Made(self._of_several(request, more)) for request in requests]
+        if self.everywhere:
+            more["mask"] = Image.new("L", (1, 1), 255)
+        shown = [request.subjects[0] for request in requests]
+        made = self.pipeline(
+            [request.prompt for request in requests], [one.picture for one in shown], [one.word for one in shown],
+            generator=_generators(requests), occurrence=1, **more,
         )  # fmt: skip
+        if made.masks is None:
+            return [Made(picture) for picture in made.images]
+        return [Made(picture, made.masks.steps[:, place]) for place, picture in enumerate(made.images)]
+
+    def _of_several(self, request: Request, more: dict[str, Any]) -> Image.Image:
+        everywhere = Image.new("L", (1, 1), 255) if self.everywhere else None
+        subjects = [
+            Subject(one.picture, one.word, occurrence=one.occurrence, mask=everywhere) for one in request.subjects
+        ]
+        return self.pipeline(request.prompt, subjects=subjects, generator=_generators([request])[0], **more).images[0]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a RealCustom model is opened to be measured, on this or another machine."""
+
+    model: str
+    """A folder, the name of an embedded model, or an id of the hub."""
+    adapter: str | None = None
+    """Another RealCustom part than the model's own."""
+    device: str | None = None
+    """The best that there is if None."""
+    scheduler: str | None = None
+    mask_layers: tuple[str, ...] = ()
+    """Other layers than the model's own, whose attention makes the mask."""
+    everywhere: bool = False
+    """See `Customized`."""
+
+    def pipeline(self) -> RealCustomPipeline:
+        """Return the model itself.
+
+        Raises:
+            InputError: it, its part, its scheduler or its layers are not there.
+        """
+        part = {} if self.adapter is None else {"adapter": self.adapter}
+        pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(self.model), **part), self.device)
+        take_scheduler(pipeline, self.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        if self.mask_layers:
+            check_layers(pipeline.unet, self.mask_layers)
+            pipeline.register_to_config(mask_layers=list(self.mask_layers))
+        return pipeline
+
+    def method(self) -> Method:
+        """Return the model as a method."""
+        return Customized(self.pipeline(), everywhere=self.everywhere)
+
+
+Maker = Callable[[Sequence[Request]], Iterator[tuple[int, Made]]]
+"""Makes the pictures of requests, which all have equally many subjects, and yields each one's place among them and picture."""
+
+
+def make(method: Method, requests: Sequence[Request], settings: Settings) -> list[Made]:
+    """Return the pictures of some requests, made at once; those without a subject by the method's base."""
+    if requests[0].subjects:
+        return method.make(requests, settings)
+    prompts = [request.prompt for request in requests]
+    made = method.pipeline(prompts, generator=_generators(requests), **settings.arguments())
+    return [Made(picture) for picture in made.images]
+
+
+def in_batches(method: Method, settings: Settings) -> Maker:
+    """Return what makes pictures here, `settings.batch_size` at once."""
+
+    def made(requests: Sequence[Request]) -> Iterator[tuple[int, Made]]:
+        for start in range(0, len(requests), settings.batch_size):
+            yield from enumerate(make(method, requests[start : start + settings.batch_size], settings), start)
+
+    return made
+
+
+def _generators(requests: Sequence[Request]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(request.seed) for request in requests]

@@ -96,29 +96,31 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 def make_missing(
     row: str,
     work: Mapping[Path, Work],
-    make: Callable[[Sequence[Work]], None],
-    batch_size: int,
+    make: Callable[[Sequence[Work]], Iterable[tuple[int, Result]]],
+    write: Callable[[Result, Path], None],
     progress: Callable[[str, int, int], None],
 ) -> None:
-    """Make those pictures of one row that are not there yet, some at once.
+    """Make those pictures of one row that are not there yet, and write each as soon as it is there.
 
     Args:
         row: its name, for `progress`.
         work: what the row asks for, by where its picture lies.
-        make: makes and writes those of a batch.
-        batch_size: how many at once.
+        make: yields the place and the picture of each of some requests, in any order.
+        write: writes a picture.
         progress: is told the row, how many are there, and of how many.
     """
-    missing = [item for path, item in work.items() if not path.exists()]
-    for start in range(0, len(missing), batch_size):
-        progress(row, len(work) - len(missing) + start, len(work))
-        make(missing[start : start + batch_size])
-    progress(row, len(work), len(work))
+    missing = {path: item for path, item in work.items() if not path.exists()}
+    paths, there = list(missing), len(work) - len(missing)
+    progress(row, there, len(work))
+    for count, (place, made) in enumerate(make(list(missing.values())) if missing else (), 1):
+        write(made, paths[place])
+        progress(row, there + count, len(work))
 
 
 def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:

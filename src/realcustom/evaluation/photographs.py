@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from realcustom.errors import InputError
 from realcustom.evaluation.cases import Case, RealSubject, digest
 from realcustom.evaluation.encoders import Encoders, cut_out
+from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import means_of, pairwise_cosine
 from realcustom.pictures import as_seen, read_picture, write_picture
-from realcustom.pipeline import RealCustomPipeline
-from realcustom.subject import Subject
 
 ROWS = {
     "subject": "the subject under the sentence",
@@ -43,25 +40,51 @@ FIGURES = {
 
 
 def make_pictures(
-    pipeline: RealCustomPipeline,
+    maker: Maker,
+    about: Mapping[str, Any],
     cases: Sequence[Case],
-    settings: Settings,
     folder: Path,
     progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Make every picture of the work list that is not in `folder` yet; return what describes the run.
+) -> None:
+    """Make every picture of the work list that is not in `folder` yet.
+
+    Args:
+        maker: makes pictures.
+        about: all that decides what they look like, see `describe`.
+        cases: the work list, all with equally many subjects.
+        folder: receives a folder of pictures for each row.
+        progress: is told the row, how many are there, and of how many.
 
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    about = describe_run(pipeline, settings, cases=digest(cases), count=len(cases))
     claim(folder, about)
+    known: dict[Path, Image.Image] = {}
     for row in MADE:
-        make_missing(
-            row, {folder / row / case.path: case for case in cases},
-            partial(_make_batch, pipeline, row, settings, folder / row), settings.batch_size, progress,
-        )  # fmt: skip
-    return about
+        work = {folder / row / case.path: _request(case, known if row == "subject" else None) for case in cases}
+        make_missing(row, work, maker, _write, progress)
+
+
+def describe(method: Method, cases: Sequence[Case], settings: Settings) -> dict[str, Any]:
+    """Return all that decides what the pictures of a run look like, as JSON can hold it."""
+    return describe_run(method.pipeline, settings, cases=digest(cases), count=len(cases), **method.describe())
+
+
+def _request(case: Case, known: dict[Path, Image.Image] | None) -> Request:
+    """Return what a case asks for: with its subjects, whose pictures are read once into `known`, or without any."""
+    if known is None:
+        return Request(case.prompt, case.seed)
+    shown = []
+    for subject, (word, occurrence) in zip(case.subjects, case.words, strict=True):
+        if subject.reference not in known:
+            known[subject.reference] = read_picture(subject.reference)
+        shown.append(Shown(subject.name, subject.word, word, known[subject.reference], occurrence))
+    return Request(case.prompt, case.seed, tuple(shown))
+
+
+def _write(made: Made, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(made.picture, path)
 
 
 def manifest(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -201,36 +224,3 @@ class _RealPictures:
     def _cut_out(self, picture: Image.Image, word: str) -> Image.Image:
         assert self.encoders.segmenter is not None
         return cut_out(picture, self.encoders.segmenter.region(picture, word))
-
-
-def _make_batch(
-    pipeline: RealCustomPipeline, row: str, settings: Settings, folder: Path, batch: Sequence[Case]
-) -> None:
-    for case, picture in zip(batch, _make(pipeline, row, batch, settings), strict=True):
-        (folder / case.path).parent.mkdir(parents=True, exist_ok=True)
-        write_picture(picture, folder / case.path)
-
-
-def _make(pipeline: RealCustomPipeline, row: str, batch: Sequence[Case], settings: Settings) -> list[Image.Image]:
-    """Return the pictures of a batch of cases, which all have equally many subjects."""
-    generator = [torch.Generator().manual_seed(case.seed) for case in batch]
-    prompts = [case.prompt for case in batch]
-    if row == "text":
-        return pipeline(prompts, generator=generator, **settings.arguments()).images
-    chosen = {**settings.arguments(), **settings.subject_arguments()}
-    if len(batch[0].subjects) == 1:
-        pictures = [read_picture(case.subjects[0].reference) for case in batch]
-        words = [case.words[0][0] for case in batch]
-        return pipeline(prompts, pictures, words, occurrence=1, generator=generator, **chosen).images
-    return [
-        pipeline(
-            case.prompt,
-            subjects=[
-                Subject(read_picture(subject.reference), word, occurrence=occurrence)
-                for subject, (word, occurrence) in zip(case.subjects, case.words, strict=True)
-            ],
-            generator=one,
-            **chosen,
-        ).images[0]
-        for case, one in zip(batch, generator, strict=True)
-    ]

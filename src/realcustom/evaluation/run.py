@@ -14,10 +14,20 @@ from torch import Tensor
 
 from realcustom.data.examples import Example, to_pixels
 from realcustom.errors import InputError
-from realcustom.evaluation.benchmark import FAMILIES, VERSION, Item, StickerBench, TextItem, picture_file
+from realcustom.evaluation.benchmark import (
+    FAMILIES,
+    SEEDS,
+    SENTENCES,
+    SUBJECTS,
+    VERSION,
+    Item,
+    StickerBench,
+    TextItem,
+    picture_file,
+)
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import Judges, Reading
-from realcustom.evaluation.methods import Method, Request
+from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import means_of, part_of
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
@@ -46,60 +56,68 @@ _TEXT_ITEMS: dict[str, Callable[[StickerBench], list[TextItem]]] = {
 
 
 def make_pictures(
-    method: Method,
+    maker: Maker,
+    about: Mapping[str, Any],
     bench: StickerBench,
-    settings: Settings,
     folder: Path,
     progress: Callable[[str, int, int], None],
     rows: Sequence[str] = MADE,
-) -> dict[str, Any]:
-    """Make every picture of some rows of the work list that is not in `folder` yet; return what describes the run.
+) -> None:
+    """Make every picture of some rows of the work list that is not in `folder` yet.
+
+    Args:
+        maker: makes pictures.
+        about: all that decides what they look like, see `describe`.
+        bench: the work list.
+        folder: receives a folder of pictures for each row.
+        progress: is told the row, how many are there, and of how many.
+        rows: some of `MADE`.
 
     Raises:
         InputError: `folder` holds pictures of another model, work list or setting.
     """
-    about = describe_run(method.pipeline, settings, bench=bench.digest(), count=len(bench.items), **method.describe())
     claim(folder, about)
     for row in rows:
         (folder / row).mkdir(exist_ok=True)
-        work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
-        make_missing(
-            row, {_picture_path(folder / row, item.number): item for item in work},
-            partial(_make_batch, method, bench, row, settings, folder / row), settings.batch_size, progress,
-        )  # fmt: skip
-    return about
+        work = {_picture_path(folder / row, number): request for number, request in _requests(bench, row).items()}
+        make_missing(row, work, maker, partial(_write, masks=row == "subject"), progress)
+
+
+def describe(method: Method, bench: StickerBench, settings: Settings) -> dict[str, Any]:
+    """Return all that decides what the pictures of a run look like, as JSON can hold it."""
+    return describe_run(method.pipeline, settings, bench=bench.digest(), count=len(bench.items), **method.describe())
+
+
+def count_of_whole_list(bench: StickerBench, rows: Sequence[str]) -> int:
+    """Return how many pictures some rows have in the whole list, of which `bench` may be a part."""
+    of_subjects = SUBJECTS * len(SENTENCES) * SEEDS
+    return sum(len(_TEXT_ITEMS[row](bench)) if row in _TEXT_ITEMS else of_subjects for row in rows)
 
 
 def _picture_path(folder: Path, number: int) -> Path:
     return folder / picture_file(number)
 
 
-def _make_batch(
-    method: Method,
-    bench: StickerBench,
-    row: str,
-    settings: Settings,
-    folder: Path,
-    batch: Sequence[Any],
-) -> None:
-    if row in ("twin", *_TEXT_ITEMS):
-        generator = [torch.Generator().manual_seed(item.number) for item in batch]
-        prompts = [item.prompt if row in _TEXT_ITEMS else item.example.caption for item in batch]
-        made = method.pipeline(prompts, generator=generator, **settings.arguments())
-    else:
-        made = method.make([_request(item, _reference_item(bench, row, item)) for item in batch], settings)
-    for place, (item, picture) in enumerate(zip(batch, made.images, strict=True)):
-        if row == "subject" and made.masks is not None:
-            write_picture(_mask_picture(made.masks.steps[:, place]), _masks_path(folder, item.number))
-        write_picture(picture, _picture_path(folder, item.number))
+def _requests(bench: StickerBench, row: str) -> dict[int, Request]:
+    """Return what a row asks for, by the numbers of its items, which are their seeds."""
+    if row in _TEXT_ITEMS:
+        return {item.number: Request(item.prompt, item.number) for item in _TEXT_ITEMS[row](bench)}
+    if row == "twin":
+        return {item.number: Request(item.example.caption, item.number) for item in bench.items}
+    return {item.number: _request(item, _reference_item(bench, row, item)) for item in bench.items}
 
 
 def _request(item: Item, shown: Item) -> Request:
     """Return an item's sentence about the subject of `shown`."""
-    return Request(
-        item.example.caption, item.example.word, shown.subject_file, shown.example.facts["noun"], shown.example.reference,
-        item.number,
-    )  # fmt: skip
+    reference = Image.fromarray(shown.example.reference)
+    subject = Shown(shown.subject_file, shown.example.facts["noun"], item.example.word, reference)
+    return Request(item.example.caption, item.number, (subject,))
+
+
+def _write(made: Made, path: Path, *, masks: bool) -> None:
+    if masks and made.masks is not None:
+        write_picture(_mask_picture(made.masks), _masks_path(path))
+    write_picture(made.picture, path)
 
 
 def require_pictures(bench: StickerBench, folder: Path) -> None:
@@ -127,8 +145,8 @@ def _reference_item(bench: StickerBench, row: str, item: Item) -> Item:
     return bench.other(item) if row == "wrong" else item
 
 
-def _masks_path(folder: Path, number: int) -> Path:
-    return folder / f"{number:04d}-masks.png"
+def _masks_path(picture: Path) -> Path:
+    return picture.with_name(f"{picture.stem}-masks.png")
 
 
 def _mask_picture(masks: Tensor) -> Image.Image:
@@ -180,7 +198,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
                     record["segmenter"] = float(overlap(found, true))
-                if row == "subject" and folder and (masks := _masks_path(folder, item.number)).exists():
+                if row == "subject" and folder and (masks := _masks_path(_picture_path(folder, item.number))).exists():
                     record |= _mask_figures(_read_masks(masks), region)
                 records.append(record)
     return records

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
@@ -28,13 +28,12 @@ from realcustom.attention import cross_attention_layers
 from realcustom.data.examples import Batch, Example
 from realcustom.data.stickers.captions import with_article
 from realcustom.errors import InputError
-from realcustom.evaluation.methods import Request
+from realcustom.evaluation.methods import Made, Request, Shown
 from realcustom.evaluation.output import Settings
 from realcustom.options import Options
-from realcustom.pictures import sheet
+from realcustom.pictures import as_seen, sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates, encode_prompts
-from realcustom.report import RealCustomOutput
 from realcustom.training import loop
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
 from realcustom.training.options import TrainingOptions
@@ -264,31 +263,39 @@ class Tuned:
         """Return the recipe."""
         return {"method": self.recipe.model_dump(mode="json")}
 
-    def make(self, requests: Sequence[Request], settings: Settings) -> RealCustomOutput:
-        """Return pictures."""
+    def make(self, requests: Sequence[Request], settings: Settings) -> list[Made]:
+        """Return pictures.
+
+        Raises:
+            InputError: a request has several subjects; a base is tuned to one.
+        """
+        if len(requests[0].subjects) > 1:
+            raise InputError("a base is tuned to one subject; pictures of several are not made by a recipe of tuning")
         pictures: list[Image.Image] = []
-        for _, group in groupby(requests, key=lambda one: one.subject):
+        for _, group in groupby(requests, key=lambda one: one.subjects[0].name):
             own = list(group)
-            made = self._tuned(own[0])(
-                [self.recipe.prompt(one.prompt, one.word) for one in own],
+            made = self._tuned(own[0].subjects[0])(
+                [self.recipe.prompt(one.prompt, one.subjects[0].word) for one in own],
                 generator=[torch.Generator().manual_seed(one.seed) for one in own], **settings.arguments(),
             )  # fmt: skip
             pictures += made.images
-        return RealCustomOutput(pictures)
+        return [Made(picture) for picture in pictures]
 
-    def _tuned(self, request: Request) -> RealCustomPipeline:
+    def _tuned(self, subject: Shown) -> RealCustomPipeline:
         """Return the base tuned to a subject; only that of the last one is kept."""
-        if self._current is not None and self._current[0] == request.subject:
+        if self._current is not None and self._current[0] == subject.name:
             return self._current[1]
-        work = self._folder / "tuning" / request.subject
+        work = self._folder / "tuning" / subject.name
         for other in work.parent.glob("*/"):
             if other != work:
                 shutil.rmtree(other)
-        tuned, seconds = tune(self.pipeline, self.recipe, request.reference, request.noun, work)
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        picture = np.asarray(ImageOps.fit(as_seen(subject.picture), (side, side), Image.Resampling.BICUBIC))
+        tuned, seconds = tune(self.pipeline, self.recipe, picture, subject.noun, work)
         shown, log = work.parent / f"{work.name}.png", self._folder / "tuning.jsonl"
         if not shown.exists():
             with log.open("a") as stream:
-                stream.write(json.dumps({"subject": request.subject, "seconds": round(seconds, 1)}) + "\n")
+                stream.write(json.dumps({"subject": subject.name, "seconds": round(seconds, 1)}) + "\n")
             shutil.copy(work / f"samples-{self.recipe.training.max_train_steps:07d}.png", shown)
-        self._current = request.subject, tuned
+        self._current = subject.name, tuned
         return tuned

@@ -147,6 +147,9 @@ class SceneOptions(Options):
     """Smallest size of a thing, as a share of the picture's side."""
     largest: float = 0.85
     """Largest size of a thing, as a share of the picture's side."""
+    centre_spread: float | None = None
+    """Standard deviation of a thing's centre from the picture's middle, as a share of the picture's side, where the caption
+    says no position; anywhere where the thing fits if null."""
     smallest_portrait: float = 0.7
     """Smallest size of a thing in a reference, as a share of the picture's side."""
     largest_portrait: float = 0.95
@@ -354,7 +357,11 @@ class SceneSource:
         """Return how a thing lies in a picture of which nobody has said anything."""
         size = rng.uniform(self.options.smallest, self.options.largest)
         # The thing may leave the picture by a tenth of its size.
-        x, y = (rng.uniform(0.4 * size, 1 - 0.4 * size) for _ in range(2))
+        low, high = 0.4 * size, 1 - 0.4 * size
+        if self.options.centre_spread is None:
+            x, y = rng.uniform(low, high, 2)
+        else:
+            x, y = np.clip(rng.normal(0.5, self.options.centre_spread, 2), low, high)
         return Pose(x, y, size, rng.normal(0, 8), rng.random() < 0.5)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -380,6 +387,9 @@ class SceneSource:
         place, phrases = self.said_place(rng, word)
         pose, names = self.pose(rng), {*word.split(), *drawing.noun.split()}
         worn, beside = self._extras(rng, names)
+        if beside is not None and options.centre_spread is not None:
+            # From the middle of the picture it would hide what is beside it.
+            pose = replace(pose, x=0.38 if rng.random() < 0.5 else 0.62, size=min(pose.size, rng.uniform(0.5, 0.65)))
         position = ""
         if worn is None and beside is None and options.position_share and rng.random() < options.position_share:
             said = names.union(*(phrase.split() for phrase in phrases))
