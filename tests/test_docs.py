@@ -84,6 +84,7 @@ NOT_EXECUTED = {
     "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
     "pipe = RealCustomPipeline.from_pretrained(": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
     "from diffusers import StableDiffusionXLPipeline": "fetches SDXL; tests/unit/test_stock_pipelines.py has the same calls",
+    "ray start": "starts a server; tests/unit/test_cluster.py makes pictures on a cluster of two local workers",
     "realcustom compare": "needs evaluations; tests/unit/test_comparison.py has some",
     "realcustom evaluate": "takes hours and the drawings; tests/unit/test_evaluation.py has a toy",
 }

@@ -236,7 +236,7 @@ def siglip_of(state: State, *, heads: int = 16, image_size: int = 384) -> Siglip
     config.vision_use_head = False
     config.hidden_act = "gelu"  # timm's variant of patch size 14, which the authors load, has the exact one
     trunk["pos_embed"] = _resampled(trunk["pos_embed"], image_size // shapes.patch)[0]
-    return _loaded(SiglipVisionModel, config, _renamed(trunk, _SIGLIP_NAMES), "the SigLIP encoder")
+    return _loaded(SiglipVisionModel, config, renamed(_split(trunk), _SIGLIP_NAMES), "the SigLIP encoder")
 
 
 def dinov2_of(state: State, *, heads: int = 16, image_size: int = 384) -> Dinov2WithRegistersModel:
@@ -254,8 +254,8 @@ def dinov2_of(state: State, *, heads: int = 16, image_size: int = 384) -> Dinov2
                                        num_register_tokens=left["reg_token"].shape[1])  # fmt: skip
     nowhere = torch.zeros_like(left["cls_token"])
     left["pos_embed"] = torch.cat([nowhere, _resampled(left["pos_embed"], image_size // shapes.patch)], dim=1)
-    renamed = {**_renamed(left, _DINO_NAMES), "embeddings.mask_token": nowhere[0]}
-    return _loaded(Dinov2WithRegistersModel, config, renamed, "the DINOv2 encoder")
+    named = {**renamed(_split(left), _DINO_NAMES), "embeddings.mask_token": nowhere[0]}
+    return _loaded(Dinov2WithRegistersModel, config, named, "the DINOv2 encoder")
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,18 @@ def _shapes(state: State, what: str, *more: str) -> _Shapes:
     return _Shapes(patch.shape[0], state["blocks.0.mlp.fc1.weight"].shape[0], depth, patch.shape[-1])
 
 
-def _renamed(state: State, names: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors under other names, and queries, keys and values each on its own."""
+def renamed(state: State, names: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors under other names: patterns of parts of them, in turn, with what takes their place."""
+    found = {}
+    for key, tensor in state.items():
+        for pattern, replacement in names.items():
+            key = re.sub(pattern, replacement, key)
+        found[key] = tensor
+    return found
+
+
+def _split(state: State) -> dict[str, Tensor]:
+    """Return the tensors with queries, keys and values each on its own."""
     split: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if ".attn.qkv." in key:
@@ -289,12 +299,7 @@ def _renamed(state: State, names: Mapping[str, Any]) -> dict[str, Tensor]:
             split |= {key.replace("qkv", part): third.clone() for part, third in parts}
         else:
             split[key] = tensor
-    renamed = {}
-    for key, tensor in split.items():
-        for pattern, replacement in names.items():
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = tensor
-    return renamed
+    return split
 
 
 def _loaded(component: Any, config: Any, state: dict[str, Tensor], what: str) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from parity.official import about, weights
 from realcustom.apps.cli import main
-from realcustom.loading import load_part
+from realcustom.evaluation.lpips import Lpips
+from realcustom.loading import load_part, load_strictly
 from reference.vit import timm_state
 
 
@@ -68,3 +71,18 @@ def test_wrong_files_leave_nothing(files, capsys, name, content, told):
     assert told in capsys.readouterr().err
     assert not (files / "out").exists()
     assert not list(files.glob(".out*"))
+
+
+def test_a_metric_becomes_a_folder_that_measures(tmp_path):
+    """torchvision's AlexNet and the weights of lpips, under their names; ImageReward needs its tokenizer."""
+    held = load_file(Path(__file__).parents[1] / "golden" / "metrics.safetensors")
+    alexnet = {key.removeprefix("lpips/"): one for key, one in held.items() if key.startswith("lpips/features")}
+    torch.save({**alexnet, "classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "alexnet.pth")
+    torch.save({key.removeprefix("lpips/"): one for key, one in held.items() if "/lin" in key}, tmp_path / "alex.pth")
+    files = [str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")]
+    assert main(["convert", *files, "--as", "lpips", "-o", str(tmp_path / "lpips")]) == 0
+    assert load_strictly(Lpips, tmp_path / "lpips").config.widths == [6, 8, 10, 8, 8]
+    assert main(["convert", files[0], "--as", "lpips", "-o", str(tmp_path / "half")]) == 2
+    assert main(["convert", files[0], "--as", "image-reward", "-o", str(tmp_path / "none")]) == 2
+    assert main(["convert", *files, "--as", "lpips", "--config", "x.json", "-o", str(tmp_path / "none")]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alex.pth", "alexnet.pth", "lpips"]

@@ -16,6 +16,8 @@ from realcustom.errors import InputError
 from realcustom.evaluation import dreambench, photographs
 from realcustom.evaluation.cases import Case, RealSubject, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.encoders import Encoders, cut_out, load_encoders
+from realcustom.evaluation.image_reward import ImageRewardModel
+from realcustom.evaluation.lpips import Lpips
 from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings
 from realcustom.evaluation.photo_page import write_page
@@ -60,6 +62,26 @@ class TopHalf:
         found = torch.zeros(picture.height, picture.width, dtype=torch.bool)
         found[: picture.height // 2] = True
         return found
+
+
+@dataclass
+class CountsRed:
+    """A reward: the share of red, plus the sentence's length."""
+
+    name: str = "red"
+
+    def reward(self, picture, sentence):
+        return float(np.asarray(picture.convert("RGB"))[..., 0].mean() / 255) + len(sentence)
+
+
+@dataclass
+class MeanDifference:
+    """A distance: the mean difference of levels, in [0, 1]."""
+
+    name: str = "mean difference"
+
+    def distance(self, one, other):
+        return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() / 255)
 
 
 def save(picture, path):
@@ -108,6 +130,21 @@ class TestArithmetic:
         assert records[0]["clip_i_segmented"] == pytest.approx(0.5**0.5)
         assert records[1]["clip_i_segmented"] == pytest.approx(1)
         assert [record["row"] for record in records] == ["subject", "copy"]  # one real picture has no others
+
+    def test_the_reward_is_of_the_picture_under_its_sentence(self, case, tmp_path):
+        records = self.score(case, tmp_path, Encoders(image_reward=CountsRed()))
+        assert [one.get("image_reward") for one in records] == [1 + len("a ball on red")] * 2 + [None] * 2
+
+    def test_diversity_is_the_mean_distance_of_the_pictures_of_one_sentence(self, case, tmp_path):
+        work = [replace(case, seed=seed) for seed in range(3)] + [replace(case, prompt_number=1)]
+        for one, colour in zip(work, ("red", "red", "yellow", "blue"), strict=True):
+            save(plain(colour), tmp_path / "made" / one.path)
+        records = photographs.score(work, Encoders(lpips=MeanDifference()), {"subject": tmp_path / "made"})
+        third = 1 / 3  # red and yellow differ in one of three channels
+        assert [one["diversity"] for one in records[:3]] == pytest.approx([third / 2, third / 2, third])
+        assert not any("diversity" in one for one in records[3:])
+        report = photographs.summarise(records, {})
+        assert report["rows"]["subject"]["diversity"][0] == pytest.approx((0 + third + third) / 3, abs=1e-4)
 
     def test_without_encoders_nothing_is_a_number(self, case, tmp_path):
         records = self.score(case, tmp_path, Encoders(missing=(("clip", "no such folder"),)))
@@ -259,7 +296,13 @@ class TestEncoders:
                     decoder_num_attention_heads=2, decoder_intermediate_size=32, conditional_layer=0,
                 )
             ),
+            "image_reward": ImageRewardModel(
+                {**vision, "patch_size": 16}, {**small, "vocab_size": len(pieces), "pad_token_id": 1}, head_widths=[4]
+            ),
+            "lpips": Lpips((4, 4, 4, 4, 4)),
         }  # fmt: skip
+        for parameter in models["image_reward"].parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)  # as made, it hardly sees the picture
         for name, model in models.items():
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
@@ -272,6 +315,15 @@ class TestEncoders:
     def test_all_come_from_folders_and_say_which_they_are(self, loaded):
         assert loaded.missing == ()
         assert all(name in told for name, told in loaded.names().items())
+
+    def test_rewards_and_distances_are_numbers_that_depend_on_what_is_shown(self, loaded):
+        rng = np.random.default_rng(0)
+        one, other = (Image.fromarray(rng.integers(0, 255, (64, 48, 3), np.uint8)) for _ in range(2))
+        rewards = {
+            loaded.image_reward.reward(*asked) for asked in ((one, "a cat"), (one, "two dogs"), (other, "a cat"))
+        }
+        assert len(rewards) == 3
+        assert loaded.lpips.distance(one, one) == 0 < loaded.lpips.distance(one, other)
 
     @pytest.mark.parametrize("name", ["clip", "dino"])
     def test_a_picture_is_seen_by_its_middle_at_the_encoders_size(self, loaded, name):

@@ -509,6 +509,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
     for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
         add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
+    for name, told in (("image-reward", "ImageReward"), ("lpips", "LPIPS")):
+        add(f"--{name}", metavar="FOLDER", help=f"of photographs: {told}, as realcustom convert --as {name} makes it")
     add(
         "--method", metavar="NAME",
         help="realcustom, image-prompt (the subject acts everywhere), or a recipe that tunes the model to each subject, for "
@@ -594,12 +596,19 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         epilog=_examples(
             "convert RealCustom_highres.pth --config sdxl.json -o RealCustom",
             "convert unet.pth RealCustom_highres.pth --config sdxl.json --siglip siglip.bin --dino dino.bin -o RealCustom",
+            "convert alexnet-owt-7be5be79.pth alex.pth --as lpips -o lpips",
         ),
         formatter_class=_Help,
     )
     add = parser.add_argument
     add("files", metavar="FILE", nargs="+", type=_file, help="of the UNet and the RealCustom part, in any order")
-    add("--config", type=_file, required=True, metavar="JSON", help="the authors' configuration of the UNet")
+    add(
+        "--as", dest="kind", choices=("realcustom", "image-reward", "lpips"), default="realcustom",
+        help="what the files are; a network that photographs are measured with is made by image-reward, of ImageReward.pt, or "
+        "lpips, of torchvision's AlexNet and alex.pth of lpips 0.1",
+    )  # fmt: skip
+    add("--tokenizer", metavar="NAME", help="of image-reward: folder or hub id of bert-base-uncased")
+    add("--config", type=_file, metavar="JSON", help="of realcustom: the authors' configuration of the UNet")
     add(
         "--siglip",
         type=_file,

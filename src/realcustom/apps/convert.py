@@ -1,4 +1,4 @@
-"""`realcustom convert`: the files that the method's authors published become a folder of safetensors."""
+"""`realcustom convert`: published files that are pickled become a folder of safetensors: the method's, or a metric's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from realcustom.apps.console import quiet_libraries
 from realcustom.convert import convert_unet, dinov2_of, read_state, siglip_of
 from realcustom.errors import InputError
+from realcustom.evaluation.image_reward import image_reward_of
+from realcustom.evaluation.lpips import lpips_of
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -26,6 +32,12 @@ def convert(options: argparse.Namespace) -> None:
     output: Path = options.output
     if output.exists() or not output.parent.is_dir():
         raise InputError(f"--output must be the name of a new folder in one that exists, but is {output}")
+    if options.kind != "realcustom":
+        _convert_metric(options)
+        return
+    _refuse(options, "tokenizer")
+    if options.config is None:
+        raise InputError("--config is missing: the authors' configuration of the UNet, sdxl.json or the like")
     converted = convert_unet(options.files, _config(options.config))
     parts: dict[str, Any] = {"adapter": converted.adapter, "unet": converted.unet}
     for name, path, build in (
@@ -33,13 +45,10 @@ def convert(options: argparse.Namespace) -> None:
         ("image_encoder_2", options.dino, dinov2_of),
     ):
         parts[name] = None if path is None else build(read_state(path))
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        whole = Path(scratch) / output.name
+    with _whole(output) as folder:
         for name, part in parts.items():
             if part is not None:
-                part.save_pretrained(whole / name)
-        shutil.copymode(output.parent, whole)
-        os.replace(whole, output)  # there is the whole folder or none
+                part.save_pretrained(folder / name)
     written = [name for name, part in parts.items() if part is not None]
     if options.json:
         print(
@@ -53,6 +62,47 @@ def convert(options: argparse.Namespace) -> None:
     if converted.dropped:
         print(f"left out, as the authors' code never uses them: {', '.join(converted.dropped)}", file=sys.stderr)
     print(f"{output} ({', '.join(written)})")
+
+
+def _convert_metric(options: argparse.Namespace) -> None:
+    """Write a network that photographs are measured with into a new folder."""
+    _refuse(options, "config", "siglip", "dino")
+    state: dict[str, Any] = {}
+    for file in options.files:
+        state |= read_state(file)
+    if options.kind == "lpips":
+        _refuse(options, "tokenizer")
+        parts: list[Any] = [lpips_of(state)]
+    elif options.tokenizer is None:
+        raise InputError("--tokenizer is missing: a folder or hub id of bert-base-uncased, by which ImageReward reads")
+    else:
+        model = image_reward_of(state)
+        try:
+            parts = [model, AutoTokenizer.from_pretrained(options.tokenizer)]
+        except (OSError, ValueError) as error:
+            raise InputError(f"could not load a tokenizer from {options.tokenizer}: {error}") from error
+    with _whole(options.output) as folder:
+        for part in parts:
+            part.save_pretrained(folder)
+    if options.json:
+        print(json.dumps({"output": str(options.output), "parts": [options.kind], "sources": {}, "unused": []}))
+        return
+    print(f"{options.output} ({options.kind})")
+
+
+def _refuse(options: argparse.Namespace, *names: str) -> None:
+    if given := [f"--{name}" for name in names if getattr(options, name) is not None]:
+        raise InputError(f"{', '.join(given)} would have no effect with --as {options.kind}; leave it out")
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `output` when it is full: there is the whole folder or none."""
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        whole = Path(scratch) / output.name
+        yield whole
+        shutil.copymode(output.parent, whole)
+        os.replace(whole, output)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 _OF_STICKERS = ("split", "subset", "rows", "drawings", "judges")
-_OF_PHOTOGRAPHS = ("photographs", "subjects", "clip", "dino", "segmenter")
+_ENCODERS = ("clip", "dino", "segmenter", "image_reward", "lpips")
+_OF_PHOTOGRAPHS = ("photographs", "subjects", *_ENCODERS)
 """Options that only one kind of benchmark knows."""
 
 
@@ -179,7 +180,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
 def _evaluate_photographs(options: argparse.Namespace) -> None:
     cases, output = _cases(options), options.output
     encoders = load_encoders(
-        **{name: getattr(options, name) for name in ("clip", "dino", "segmenter") if getattr(options, name) is not None}
+        **{name: getattr(options, name) for name in _ENCODERS if getattr(options, name) is not None}
     )
     if options.pictures is not None:
         photographs.require_pictures(cases, options.pictures)

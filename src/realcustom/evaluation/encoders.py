@@ -1,4 +1,4 @@
-"""The networks that photographs are measured with: CLIP, DINO and a segmenter, from folders or the hub, none of them ours.
+"""The networks that photographs are measured with: CLIP, DINO and others, from folders or the hub, none of them ours.
 
 What is not there is not measured, and the report says why.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, ViTModel
 
 from realcustom.errors import InputError
+from realcustom.evaluation.image_reward import LONGEST, ImageRewardModel
+from realcustom.evaluation.lpips import Lpips
 from realcustom.loading import fingerprint, load_strictly, require_tokenizer
 from realcustom.vision import OF_CLIP, OF_IMAGENET, normalized
 
@@ -57,6 +59,28 @@ class Segmenter(Protocol):
 
     def region(self, picture: Image.Image, word: str) -> Bool[Tensor, "h w"]:
         """Return where it is, at the picture's size."""
+        ...
+
+
+class Reward(Protocol):
+    """Says how much people would like a picture of a sentence."""
+
+    name: str
+    """Which weights these are."""
+
+    def reward(self, picture: Image.Image, sentence: str) -> float:
+        """Return it; larger is better."""
+        ...
+
+
+class Distance(Protocol):
+    """Says how different pictures look."""
+
+    name: str
+    """Which weights these are."""
+
+    def distance(self, one: Image.Image, other: Image.Image) -> float:
+        """Return it; 0 for two that are the same. They are of one size."""
         ...
 
 
@@ -124,33 +148,81 @@ class ClipSegmenter:
 
 
 @dataclass(frozen=True)
+class ImageReward:
+    """ImageReward: pictures by their shorter side at the model's size, its middle; sentences cut at 35 tokens."""
+
+    name: str
+    model: ImageRewardModel
+    tokenizer: Any
+
+    @torch.no_grad()
+    def reward(self, picture: Image.Image, sentence: str) -> float:
+        """Return the reward, which is about 0 on average."""
+        pixels = normalized(_middle(picture, self.model.side, self.model.side)[None], OF_CLIP)
+        tokens = self.tokenizer(
+            [sentence], padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt"
+        )
+        return float(self.model(pixels, tokens["input_ids"], tokens["attention_mask"]))
+
+
+@dataclass(frozen=True)
+class LpipsDistance:
+    """LPIPS of pictures as large as they are."""
+
+    name: str
+    model: Lpips
+
+    @torch.no_grad()
+    def distance(self, one: Image.Image, other: Image.Image) -> float:
+        """Return the distance."""
+        mine, theirs = (_pixels(picture.convert("RGB"))[None] * 2 - 1 for picture in (one, other))
+        return float(self.model(mine, theirs))
+
+
+@dataclass(frozen=True)
 class Encoders:
     """What there is to measure with."""
 
     clip: TextImageEncoder | None = None
     dino: ImageEncoder | None = None
     segmenter: Segmenter | None = None
+    image_reward: Reward | None = None
+    lpips: Distance | None = None
     missing: tuple[tuple[str, str], ...] = ()
     """Of those that are not there, name and reason."""
 
     def names(self) -> dict[str, str]:
         """Return which weights each is, or why it is not measured."""
-        known = {name: getattr(self, name) for name in ("clip", "dino", "segmenter")}
+        known = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "missing"}
         named = {name: one.name for name, one in known.items() if one is not None}
         return dict.fromkeys(known, "not measured") | named | {
             name: f"not measured: {reason}" for name, reason in self.missing
         }  # fmt: skip
 
 
-def load_encoders(clip: str | Path = CLIP, dino: str | Path = DINO, segmenter: str | Path = SEGMENTER) -> Encoders:
+def load_encoders(
+    clip: str | Path = CLIP,
+    dino: str | Path = DINO,
+    segmenter: str | Path = SEGMENTER,
+    image_reward: str | Path | None = None,
+    lpips: str | Path | None = None,
+) -> Encoders:
     """Return the encoders that can be had, each from a folder or, by its id, from the hub or its cache.
+
+    Those of the last two that are published are pickled; `realcustom convert --as` makes folders of them.
 
     Raises:
         InputError: a folder holds no such encoder.
     """
     found: dict[str, Any] = {}
     missing = []
-    for name, source, load in (("clip", clip, _clip), ("dino", dino, _dino), ("segmenter", segmenter, _segmenter)):
+    for name, source, load in (
+        ("clip", clip, _clip), ("dino", dino, _dino), ("segmenter", segmenter, _segmenter),
+        ("image_reward", image_reward, _image_reward), ("lpips", lpips, _lpips),
+    ):  # fmt: skip
+        if source is None:
+            missing.append((name, "no folder of it is given"))
+            continue
         try:
             folder, told = _folder(source)
         except InputError as error:
@@ -191,6 +263,16 @@ def _dino(folder: Path, told: str) -> Dino:
 def _segmenter(folder: Path, told: str) -> ClipSegmenter:
     model = load_strictly(CLIPSegForImageSegmentation, folder)
     return ClipSegmenter(told or _named(folder, model), model, _tokenizer(folder))
+
+
+def _image_reward(folder: Path, told: str) -> ImageReward:
+    model = load_strictly(ImageRewardModel, folder)
+    return ImageReward(told or _named(folder, model), model, _tokenizer(folder))
+
+
+def _lpips(folder: Path, told: str) -> LpipsDistance:
+    model = load_strictly(Lpips, folder)
+    return LpipsDistance(told or _named(folder, model), model)
 
 
 def _named(folder: Path, model: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from realcustom.errors import InputError
 from realcustom.evaluation.cases import Case, RealSubject, digest
-from realcustom.evaluation.encoders import Encoders, cut_out
+from realcustom.evaluation.encoders import Distance, Encoders, cut_out
 from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import means_of, pairwise_cosine
@@ -36,6 +37,8 @@ FIGURES = {
     "dino_reference": "DINO-I with the reference alone",
     "clip_i_segmented": "CLIP-I of the subject cut out on white, in both pictures",
     "dino_segmented": "DINO-I of the same",
+    "image_reward": "ImageReward of picture and sentence",
+    "diversity": "LPIPS between the pictures of one sentence, the mean over pairs",
 }
 
 
@@ -125,8 +128,10 @@ def score(cases: Sequence[Case], encoders: Encoders, folders: Mapping[str, Path]
     real = _RealPictures(encoders)
     records = []
     for row, folder in folders.items():
+        diversity = {} if encoders.lpips is None else _diversity(cases, folder, encoders.lpips)
         for case in cases:
-            records.append(_record(row, case, real.measured(case, read_picture(folder / case.path))))
+            figures = real.measured(case, read_picture(folder / case.path))
+            records.append(_record(row, case, figures | diversity.get(case.path, {})))
     single = [case for case in cases if len(case.subjects) == 1]
     records += [_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference))) for case in single]
     for subject in {case.group: case.subjects[0] for case in single}.values():
@@ -155,6 +160,21 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
             for name in ("family", "word")
         },
     }
+
+
+def _diversity(cases: Sequence[Case], folder: Path, lpips: Distance) -> dict[Path, dict[str, float]]:
+    """Return each picture's mean distance to the others of its sentence, by its path; nothing of one that has no others."""
+    of_sentences: dict[tuple[str, int], list[Path]] = {}
+    for case in cases:
+        of_sentences.setdefault((case.group, case.prompt_number), []).append(case.path)
+    found: dict[Path, list[float]] = {}
+    for paths in of_sentences.values():
+        pictures = [as_seen(read_picture(folder / path)) for path in paths]
+        for one, other in combinations(range(len(paths)), 2):
+            distance = lpips.distance(pictures[one], pictures[other])
+            for number in (one, other):
+                found.setdefault(paths[number], []).append(distance)
+    return {path: {"diversity": float(np.mean(values))} for path, values in found.items()}
 
 
 def _record(row: str, case: Case, figures: Mapping[str, float]) -> dict[str, Any]:
@@ -197,6 +217,8 @@ class _RealPictures:
             if case.prompt not in self._told:
                 self._told[case.prompt] = self.encoders.clip.embed_text([case.prompt]).numpy()
             figures["clip_t"] = float(pairwise_cosine(embeddings["clip_i"], self._told[case.prompt])[0])
+        if self.encoders.image_reward is not None:
+            figures["image_reward"] = self.encoders.image_reward.reward(shown, case.prompt)
         return figures
 
     def among_themselves(self, subject: RealSubject) -> Iterator[tuple[str, dict[str, float]]]:

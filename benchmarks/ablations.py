@@ -1,0 +1,158 @@
+"""What each part of the method and each of its settings is worth, on a part of StickerBench's validation split.
+
+    python benchmarks/ablations.py [TABLE ...] [--subjects 10] [--prompts 10] [--seeds 1] [--output runs/ablations]
+
+Every row of a table is the model as it ships but for one thing; the first one is the model itself. Prints Markdown tables with
+means and 95 % intervals over subjects, and writes every single score beside the pictures. Pictures that are there are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from realcustom import RealCustomPipeline
+from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.judges import SHIPPED, Judges
+from realcustom.evaluation.methods import Customized, in_batches
+from realcustom.evaluation.output import Settings, write_lines
+from realcustom.evaluation.run import describe, judge, make_pictures, summarise
+from realcustom.loading import load_strictly
+from realcustom.painting import take_scheduler
+
+FIGURES = ("similarity", "identity", "control", "mask", "leak", "paste")
+
+
+class FixedShare(nn.Module):
+    """A scoring module whose scores by text and by picture are mixed alike at every noise level (RC 8 without its a_t)."""
+
+    def __init__(self, scoring: nn.Module, share: float) -> None:
+        super().__init__()
+        self.scoring, self.share = scoring, share
+
+    def forward(self, text: Tensor, latents: Tensor, image: Tensor, alpha: Tensor, **more: Any) -> Tensor:
+        """Return the scores."""
+        return self.scoring(text, latents, image, torch.full_like(alpha, self.share), **more)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a row differs from the model."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[RealCustomPipeline], None] | None = None
+    everywhere: bool = False
+
+
+def _scoring(share: float | None) -> Callable[[RealCustomPipeline], None]:
+    def change(pipeline: RealCustomPipeline) -> None:
+        pipeline.adapter.scoring = None if share is None else FixedShare(pipeline.adapter.scoring, share)
+
+    return change
+
+
+def _layers(*names: str) -> Callable[[RealCustomPipeline], None]:
+    return lambda pipeline: pipeline.register_to_config(mask_layers=list(names))
+
+
+def _scheduler(name: str) -> Callable[[RealCustomPipeline], None]:
+    return lambda pipeline: take_scheduler(pipeline, name)
+
+
+def _values(name: str, *values: Any) -> dict[str, Variant]:
+    return {f"{name} {value}": Variant({name: value}) for value in values}
+
+
+TABLES: dict[str, dict[str, Variant]] = {
+    "scope": {
+        **_values("mask_scope", 0.1, 0.25, 0.35, 0.65, 0.8),
+        "soft mask": Variant({"mask_binary": False}),
+        "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25}),
+    },
+    "scoring": {
+        "no scoring": Variant({"token_ratio": 1.0}, _scoring(None)),
+        "by the text alone": Variant({}, _scoring(0.0)),
+        "by the picture alone": Variant({}, _scoring(1.0)),
+        "plain mean of both": Variant({}, _scoring(0.5)),
+        **_values("token_ratio", 0.5, 0.7, 0.9, 1.0),
+    },
+    "mask": {
+        "no mask": Variant(everywhere=True),
+        **_values("mask_frozen_after", 3, 7),
+        "refined by self-attention": Variant({"mask_refined": True}),
+        **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
+        "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),
+        **_values("mask_source", "encoder", "previous", "generation"),
+    },
+    "guidance": {
+        **_values("subject_guidance_scale", 2.0, 3.5, 7.0),
+        **_values("guidance_scale", 2.5, 6.0),
+        "direct guidance": Variant({"guidance": "direct"}),
+        **_values("subject_scale", 0.6, 0.8, 1.2),
+    },
+    "steps": {
+        **_values("num_inference_steps", 8, 10, 25),
+        "DDIM": Variant({}, _scheduler("DDIM")),
+        "Euler": Variant({}, _scheduler("Euler")),
+        "UniPC": Variant({}, _scheduler("UniPC")),
+    },
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the tables that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}")
+    parser.add_argument("--model", default="stickers")
+    parser.add_argument("--drawings", type=Path, default=Path("runs/stickers/drawings"))
+    parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
+    options = parser.parse_args(arguments)
+    if unknown := set(options.tables) - TABLES.keys():
+        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    store, judges = DrawingStore.load(options.drawings), load_strictly(Judges, SHIPPED)
+    bench = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds)
+
+    def measured(name: str, variant: Variant) -> Mapping[str, Any]:
+        pipeline = RealCustomPipeline.from_pretrained(options.model)
+        pipeline.set_progress_bar_config(disable=True)
+        if variant.change is not None:
+            variant.change(pipeline)
+        folder = options.output / name.replace(" ", "-").replace(",", "")
+        method, settings = Customized(pipeline, everywhere=variant.everywhere), Settings(**variant.settings)
+        about = {**describe(method, bench, settings), "row": name}
+        make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
+        records = judge(bench, judges, {"subject": folder / "subject"})
+        write_lines(records, folder / "records.jsonl")
+        report = summarise(records, bench, about)
+        (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        return report["rows"]["subject"]
+
+    model = measured("the model", Variant())
+    for table in options.tables or TABLES:
+        print(f"\n| {table} | {' | '.join(FIGURES)} |\n|{'---|' * (len(FIGURES) + 1)}")
+        print(_line("the model", model), flush=True)
+        for name, variant in TABLES[table].items():
+            print(_line(name, measured(name, variant)), flush=True)
+
+
+def _line(name: str, figures: Mapping[str, Any]) -> str:
+    told = [
+        "{:.2f} ({:.2f} to {:.2f})".format(*figures[figure]).replace("0.", ".") if figure in figures else ""
+        for figure in FIGURES
+    ]
+    return f"| {name} | {' | '.join(told)} |"
+
+
+if __name__ == "__main__":
+    main()
