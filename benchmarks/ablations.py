@@ -2,8 +2,9 @@
 
     python benchmarks/ablations.py [TABLE ...] [--subjects 10] [--prompts 10] [--seeds 1] [--output runs/ablations]
 
-Every row of a table is the model as it ships but for one thing; the first one is the model itself. Prints Markdown tables with
-means and 95 % intervals over subjects, and writes every single score beside the pictures. Pictures that are there are kept.
+Every row of a table is the model as it ships but for what it says; the first one is the model itself. Prints Markdown tables
+with means and 95 % intervals over subjects, and writes every single score beside the pictures. Pictures that are there are
+kept.
 """
 
 from __future__ import annotations
@@ -85,12 +86,14 @@ TABLES: dict[str, dict[str, Variant]] = {
         **_values("token_ratio", 0.5, 0.7, 0.9, 1.0),
     },
     "mask": {
-        "no mask": Variant(everywhere=True),
+        "no mask": Variant({"token_ratio": 0.8}, everywhere=True),
         **_values("mask_frozen_after", 3, 7),
         "refined by self-attention": Variant({"mask_refined": True}),
         **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
         "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),
-        **_values("mask_source", "encoder", "previous", "generation"),
+        "mask_source previous": Variant({"mask_source": "previous"}),
+        "direct guidance": Variant({"guidance": "direct"}),
+        "direct guidance, mask_source generation": Variant({"guidance": "direct", "mask_source": "generation"}),
     },
     "guidance": {
         **_values("subject_guidance_scale", 2.0, 3.5, 7.0),

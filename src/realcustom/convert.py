@@ -69,6 +69,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+def join(states: Mapping[Path, State]) -> dict[str, Tensor]:
+    """Return the tensors of several files together.
+
+    Raises:
+        InputError: two files disagree about a key.
+    """
+    joined: dict[str, Tensor] = {}
+    origin: dict[str, Path] = {}
+    for path, state in states.items():
+        for key, tensor in state.items():
+            if key in joined and not torch.equal(joined[key], tensor):
+                raise InputError(f"{origin[key]} and {path} disagree about {key}; name only the one that you want")
+            joined.setdefault(key, tensor)
+            origin.setdefault(key, path)
+    return joined
+
+
 def convert_unet(files: Sequence[Path], config: Mapping[str, Any]) -> Converted:
     """Return the UNet and the RealCustom part that one or more files hold together, in whichever order they are named.
 
@@ -81,14 +98,7 @@ def convert_unet(files: Sequence[Path], config: Mapping[str, Any]) -> Converted:
         CheckpointMismatch: keys are missing, unexpected or of another shape.
     """
     states = {path: read_state(path) for path in files}
-    joined: dict[str, Tensor] = {}
-    origin: dict[str, Path] = {}
-    for path, state in states.items():
-        for key, tensor in state.items():
-            if key in joined and not torch.equal(joined[key], tensor):
-                raise InputError(f"{origin[key]} and {path} disagree about {key}; name only the one that you want")
-            joined.setdefault(key, tensor)
-            origin.setdefault(key, path)
+    joined = join(states)
     ours, base = _partition(joined, lambda key: key.startswith(_PROJECTOR) or _VISION_KEY.fullmatch(key) is not None)
     if not joined:
         raise InputError("the files hold no tensors")

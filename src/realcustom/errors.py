@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class RealCustomError(Exception):
@@ -51,6 +52,7 @@ class CheckpointMismatch(InputError):
     """Tensors on disk are not the tensors that the model needs."""
 
     def __init__(self, source: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
+        self.source = source
         self.missing, self.unexpected, self.shapes = list(missing), list(unexpected), list(shapes)
         parts = [
             f"{len(names)} {label}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
@@ -58,6 +60,10 @@ class CheckpointMismatch(InputError):
             if names
         ]
         super().__init__(f"{source} does not hold the tensors that this model needs; {'; '.join(parts)}.")
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        """Return what makes it anew where another process has raised it."""
+        return type(self), (self.source, self.missing, self.unexpected, self.shapes)
 
 
 def in_one_line(message: object) -> str:

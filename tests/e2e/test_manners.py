@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from realcustom.apps.cli import _parser, main
-from realcustom.apps.evaluate import _say
+from realcustom.apps.evaluate import Progress
 
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "PIL"}
 
@@ -162,9 +162,27 @@ class TestOutput:
         assert "3/3" in generate()[1].err
 
     def test_of_an_evaluation_is_one_line_a_row_in_a_file(self, capsys):
-        for done in (0, 16, 32, 32):
-            _say("subject", done, 40)
-        _say("subject", 40, 40)
+        progress = Progress()
+        for done in (8, 16, 32, 32, 40):
+            progress.say("subject", done, 40)
+        assert capsys.readouterr().err == "subject: 40 of 40\n"
+
+    def test_of_an_evaluation_ends_with_what_the_whole_list_would_cost(self, capsys, monkeypatch):
+        times = iter([100.0, 101.0, 133.0, 140.0, 156.0])
+        monkeypatch.setattr("realcustom.apps.evaluate.time.monotonic", lambda: next(times))
+        progress = Progress()
+        progress.say("subject", 8, 40)  # these were there
+        progress.say("subject", 24, 40)
+        progress.say("twin", 0, 40)
+        progress.say("twin", 16, 40)
+        progress.tell({"subject": 1800, "twin": 900})
+        told = "2.00 s a picture of 1800 (subject), 1.00 s a picture of 900 (twin): 1.2 h for the whole list\n"
+        assert capsys.readouterr().err == told
+
+    def test_of_an_evaluation_says_nothing_of_cost_where_no_picture_was_made(self, capsys):
+        progress = Progress()
+        progress.say("subject", 40, 40)
+        progress.tell({"subject": 1800})
         assert capsys.readouterr().err == "subject: 40 of 40\n"
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertTokenizer
 
 from parity.official import about, weights
+from parity.test_metrics import SHAPES
 from realcustom.apps.cli import main
+from realcustom.evaluation.encoders import load_encoders
+from realcustom.evaluation.image_reward import image_reward_of
 from realcustom.evaluation.lpips import Lpips
 from realcustom.loading import load_part, load_strictly
 from reference.vit import timm_state
@@ -73,16 +78,42 @@ def test_wrong_files_leave_nothing(files, capsys, name, content, told):
     assert not list(files.glob(".out*"))
 
 
-def test_a_metric_becomes_a_folder_that_measures(tmp_path):
-    """torchvision's AlexNet and the weights of lpips, under their names; ImageReward needs its tokenizer."""
-    held = load_file(Path(__file__).parents[1] / "golden" / "metrics.safetensors")
+METRICS = Path(__file__).parents[1] / "golden" / "metrics.safetensors"
+
+
+def test_lpips_becomes_a_folder_that_measures(tmp_path, capsys):
+    """torchvision's AlexNet and the weights of lpips, under their names."""
+    held = load_file(METRICS)
     alexnet = {key.removeprefix("lpips/"): one for key, one in held.items() if key.startswith("lpips/features")}
     torch.save({**alexnet, "classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "alexnet.pth")
     torch.save({key.removeprefix("lpips/"): one for key, one in held.items() if "/lin" in key}, tmp_path / "alex.pth")
     files = [str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")]
     assert main(["convert", *files, "--as", "lpips", "-o", str(tmp_path / "lpips")]) == 0
     assert load_strictly(Lpips, tmp_path / "lpips").config.widths == [6, 8, 10, 8, 8]
-    assert main(["convert", files[0], "--as", "lpips", "-o", str(tmp_path / "half")]) == 2
-    assert main(["convert", files[0], "--as", "image-reward", "-o", str(tmp_path / "none")]) == 2
-    assert main(["convert", *files, "--as", "lpips", "--config", "x.json", "-o", str(tmp_path / "none")]) == 2
+    for more, message in (
+        (["--as", "lpips", "--config", "x.json"], "--config would have no effect with --as lpips"),
+        (["--as", "lpips"], "5 missing: weights.0"),
+        (["--as", "image-reward"], "--tokenizer is missing"),
+        ([], "--config is missing"),
+    ):
+        assert main(["convert", files[0], *more, "-o", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alex.pth", "alexnet.pth", "lpips"]
+
+
+def test_image_reward_becomes_a_folder_with_its_tokenizer(tmp_path, capsys, monkeypatch):
+    """At toy size, for which the published size is replaced; the tokenizer has as many pieces as the real one."""
+    pieces = [f"[unused{number}]" for number in range(30522)]
+    pieces[0], pieces[100:104], pieces[1996] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"], "the"
+    for name, vocabulary in (("bert", pieces), ("other", [*pieces[:200], "the"])):
+        BertTokenizer(vocab={piece: number for number, piece in enumerate(vocabulary)}).save_pretrained(tmp_path / name)
+    tensors = {key.removeprefix("image_reward/"): one for key, one in load_file(METRICS).items() if "reward/" in key}
+    torch.save(tensors, tmp_path / "ImageReward.pt")
+    monkeypatch.setattr("realcustom.apps.convert.image_reward_of", partial(image_reward_of, **SHAPES))
+    arguments = ["convert", str(tmp_path / "ImageReward.pt"), "--as", "image-reward", "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--tokenizer", str(tmp_path / "other")]) == 2
+    assert "is not the tokenizer of bert-base-uncased" in capsys.readouterr().err
+    assert main([*arguments, "--tokenizer", str(tmp_path / "bert")]) == 0
+    encoders = load_encoders(*[str(tmp_path / "none")] * 3, image_reward=tmp_path / "out")
+    assert encoders.image_reward is not None
+    assert encoders.image_reward.tokenizer("the").input_ids == [101, 1996, 102]

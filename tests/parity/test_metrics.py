@@ -70,6 +70,22 @@ def test_they_are_the_same_from_a_folder(tensors, tmp_path):
 )
 def test_files_that_are_something_else_are_refused(tensors, kind, build):
     state = dict(tensors[kind])
+    with pytest.raises(CheckpointMismatch, match="1 unexpected"):
+        build({**state, "mlp.layers.1.weight": torch.zeros(1)})
     state.pop(next(key for key in state if key.endswith("weight") and "proj" not in key))
-    with pytest.raises(CheckpointMismatch):
+    with pytest.raises(CheckpointMismatch, match="1 missing"):
         build(state)
+
+
+def test_without_more_being_said_they_are_of_the_published_size():
+    with torch.device("meta"):
+        reward = ImageRewardModel()
+    vision, text = reward.vision_model.config, reward.text_encoder.config
+    assert (vision.num_hidden_layers, vision.num_attention_heads, vision.hidden_size, vision.image_size) == (
+        24,
+        16,
+        1024,
+        224,
+    )
+    assert (text.num_hidden_layers, text.num_attention_heads, text.hidden_size, text.vocab_size) == (12, 12, 768, 30524)
+    assert [layer.out_features for layer in reward.head] == [1024, 128, 64, 16, 1]

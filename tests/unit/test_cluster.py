@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 
 from realcustom.errors import InputError
 from realcustom.evaluation.cluster import on_ray
-from realcustom.evaluation.methods import Opening, Request, Shown, in_batches
+from realcustom.evaluation.methods import Customized, Opening, Request, Shown, in_batches
 from realcustom.evaluation.output import Settings
 
 ray = pytest.importorskip("ray")
@@ -34,43 +36,55 @@ def cluster():
 
 
 def at_work():
-    """Processes of this cluster that are making a picture."""
-    shown = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in shown.splitlines() if "ray::_paint" in line]
+    """This process's descendants that are making a picture."""
+    shown = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(maxsplit=2) for line in shown.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, _ in lines}
+
+    def is_ours(pid):
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [int(pid) for pid, _, told in lines if "ray::_paint" in told and is_ours(int(pid))]
 
 
-def kill_one():
-    for _ in range(2000):
+def kill_one(killed):
+    """Kill the first worker that is seen at its work, which has made nothing yet: it is opening the model."""
+    while not killed:
         if found := at_work():
             os.kill(found[0], signal.SIGKILL)
-            return found[0]
-        time.sleep(0.005)
-    raise AssertionError("no worker was ever at work")
+            killed.append(found[0])
+        time.sleep(0.01)
 
 
 def test_a_killed_workers_pictures_are_made_by_another(tiny, requests, cluster, tmp_path):
     tiny.pipeline().save_pretrained(tmp_path)
     opening, settings = Opening(str(tmp_path), device="cpu"), Settings(num_inference_steps=2, batch_size=4)
-    here = dict(in_batches(opening.method(), settings)(requests))
-    there, killed = {}, None
-    for place, made in on_ray("local", opening, settings)(requests):
-        assert place not in there
-        there[place] = made
-        killed = killed or kill_one()
-    assert killed not in at_work()
-    assert there.keys() == here.keys() == set(range(len(requests)))
-    for place, made in here.items():
-        one, other = (np.asarray(each.picture, int) for each in (made, there[place]))
+    method, killed = opening.method(), []
+    here = dict(in_batches(method, settings)(requests))
+    killer = threading.Thread(target=kill_one, args=[killed], daemon=True)
+    killer.start()
+    there = list(on_ray("local", opening, method, settings)(requests))
+    assert len(killed) == 1
+    assert sorted(place for place, _ in there) == sorted(here) == list(range(len(requests)))
+    for place, made in there:
+        one, other = (np.asarray(each.picture, int) for each in (made, here[place]))
         assert np.abs(one - other).max() <= 1
-        assert there[place].masks.shape == made.masks.shape
+        assert made.masks.shape == here[place].masks.shape
 
 
 def test_what_a_task_refuses_is_told(tiny, requests, cluster, tmp_path):
     tiny.pipeline().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="token_ratio"):
-        list(on_ray("local", Opening(str(tmp_path)), Settings(num_inference_steps=2, token_ratio=7.0))(requests))
+    opening, settings = Opening(str(tmp_path), device="cpu"), Settings(num_inference_steps=2)
+    method = opening.method()
+    with pytest.raises(InputError, match=r"^token_ratio"):
+        list(on_ray("local", opening, method, replace(settings, token_ratio=7.0))(requests[:2]))
+    method.pipeline.unet.conv_out.bias.data += 1
+    with pytest.raises(InputError, match=r"^a worker has model"):
+        list(on_ray("local", opening, method, settings)(requests[:2]))
 
 
-def test_a_cluster_that_is_not_there_is_told():
+def test_a_cluster_that_is_not_there_is_told(tiny):
     with pytest.raises(InputError, match="there is no Ray cluster at auto"):
-        on_ray("auto", Opening("stickers"), Settings())
+        on_ray("auto", Opening("stickers"), Customized(tiny.pipeline()), Settings())

@@ -417,3 +417,11 @@ class TestMaking:
         save(plain("red"), tmp_path / "peer" / cases[0][0].path)
         with pytest.raises(InputError, match="lacks 3 of 4 pictures"):
             photographs.require_pictures(cases[0], tmp_path / "peer")
+
+    def test_another_systems_pictures_of_one_sentence_are_of_one_size(self, cases, tmp_path):
+        for number, case in enumerate(cases[0]):
+            save(plain("red", (64, 64) if number < 3 else (64, 65)), tmp_path / case.path)
+        with pytest.raises(InputError, match=r"cat.00-1\.png has 64 x 65 pixels"):
+            photographs.require_pictures(cases[0], tmp_path)
+        save(plain("red", (64, 64)), tmp_path / cases[0][-1].path)
+        photographs.require_pictures(cases[0], tmp_path)

@@ -485,7 +485,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--benchmark", default="stickers", metavar="NAME",
         help="stickers, dreambench, dreambench-pairs, or a folder with a benchmark.jsonl of its own",
     )  # fmt: skip
-    add("--model", default="stickers", help="embedded model, folder or hub id")
+    add("--model", help="embedded model, folder or hub id; stickers if not given")
     add("--adapter", metavar="NAME", help="folder or hub id of another RealCustom part for the model")
     add("--judges", type=_file, metavar="FOLDER", help="of stickers: the judges; the ones that ship if not given")
     add(
@@ -517,11 +517,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "example recipes/stickers/dreambooth.yaml; realcustom if not given",
     )  # fmt: skip
     add("--ray", metavar="ADDRESS", help="make every picture as a task of this Ray cluster; local starts one here")
-    add("--batch-size", type=int, default=16, metavar="N", help="pictures made at once")
+    add("--batch-size", type=int, metavar="N", help="pictures made at once; 16 if not given")
     _add_denoising_options(parser)
     add(
-        "--mask-refined", action="store_true", help="spread the word's attention along the UNet's self-attention (RC++)"
-    )
+        "--mask-refined", action="store_true", default=None,
+        help="spread the word's attention along the UNet's self-attention (RC++)",
+    )  # fmt: skip
     add("--mask-layers", nargs="+", metavar="NAME", help="beginnings of the names of the layers that give the mask")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
     parser.set_defaults(run=_program("evaluate"), less="--batch-size")
@@ -560,7 +561,7 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
         help="of stickers: what realcustom data stickers has written; runs/stickers/drawings if not given",
     )  # fmt: skip
     add(
-        "--subset", action="store_true",
+        "--subset", action="store_true", default=None,
         help="of stickers: 10 of 64 subjects, 10 of 20 sentences and one picture of each instead of two",
     )  # fmt: skip
     add("--prompts", type=int, metavar="N", help="only N sentences about each subject: the first of dreambench's 25")
@@ -592,7 +593,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "convert",
         help="turn the method's authors' files into a folder of safetensors",
         description="Read the files that the authors of RealCustom published, which are pickled, as tensors and nothing else, "
-        "and write the adapter, the image encoders and the base's UNet, of those that they hold, as safetensors.",
+        "and write the adapter, the image encoders and the base's UNet, of those that they hold, as safetensors. With --as, "
+        "likewise the files of a network that photographs are measured with.",
         epilog=_examples(
             "convert RealCustom_highres.pth --config sdxl.json -o RealCustom",
             "convert unet.pth RealCustom_highres.pth --config sdxl.json --siglip siglip.bin --dino dino.bin -o RealCustom",
@@ -601,7 +603,13 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         formatter_class=_Help,
     )
     add = parser.add_argument
-    add("files", metavar="FILE", nargs="+", type=_file, help="of the UNet and the RealCustom part, in any order")
+    add(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        type=_file,
+        help="of the UNet and the RealCustom part, or of the metric, in any order",
+    )
     add(
         "--as", dest="kind", choices=("realcustom", "image-reward", "lpips"), default="realcustom",
         help="what the files are; a network that photographs are measured with is made by image-reward, of ImageReward.pt, or "

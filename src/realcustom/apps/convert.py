@@ -16,14 +16,14 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from realcustom.apps.console import quiet_libraries
-from realcustom.convert import convert_unet, dinov2_of, read_state, siglip_of
+from realcustom.convert import convert_unet, dinov2_of, join, read_state, siglip_of
 from realcustom.errors import InputError
 from realcustom.evaluation.image_reward import image_reward_of
 from realcustom.evaluation.lpips import lpips_of
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Write the adapter, the image encoders and the base's UNet, of those that the files hold, into a new folder.
+    """Write the adapter, the image encoders and the base's UNet, or a metric's network, into a new folder.
 
     Raises:
         InputError: a file cannot be read, holds something else, or the folder is there already; nothing has been written.
@@ -67,20 +67,11 @@ def convert(options: argparse.Namespace) -> None:
 def _convert_metric(options: argparse.Namespace) -> None:
     """Write a network that photographs are measured with into a new folder."""
     _refuse(options, "config", "siglip", "dino")
-    state: dict[str, Any] = {}
-    for file in options.files:
-        state |= read_state(file)
     if options.kind == "lpips":
         _refuse(options, "tokenizer")
-        parts: list[Any] = [lpips_of(state)]
-    elif options.tokenizer is None:
-        raise InputError("--tokenizer is missing: a folder or hub id of bert-base-uncased, by which ImageReward reads")
+        parts: list[Any] = [lpips_of(_read(options))]
     else:
-        model = image_reward_of(state)
-        try:
-            parts = [model, AutoTokenizer.from_pretrained(options.tokenizer)]
-        except (OSError, ValueError) as error:
-            raise InputError(f"could not load a tokenizer from {options.tokenizer}: {error}") from error
+        parts = [_tokenizer(options.tokenizer), image_reward_of(_read(options))]
     with _whole(options.output) as folder:
         for part in parts:
             part.save_pretrained(folder)
@@ -88,6 +79,28 @@ def _convert_metric(options: argparse.Namespace) -> None:
         print(json.dumps({"output": str(options.output), "parts": [options.kind], "sources": {}, "unused": []}))
         return
     print(f"{options.output} ({options.kind})")
+
+
+def _read(options: argparse.Namespace) -> dict[str, Any]:
+    return join({file: read_state(file) for file in options.files})
+
+
+def _tokenizer(name: str | None) -> Any:
+    """Return the tokenizer by which ImageReward reads.
+
+    Raises:
+        InputError: none is named, it cannot be loaded, or it is another one.
+    """
+    if name is None:
+        raise InputError("--tokenizer is missing: a folder or hub id of bert-base-uncased, by which ImageReward reads")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"could not load a tokenizer from {name}: {error}") from error
+    read = tokenizer("The", add_special_tokens=True).input_ids
+    if len(tokenizer) != 30522 or read != [101, tokenizer.convert_tokens_to_ids("the"), 102]:
+        raise InputError(f"{name} is not the tokenizer of bert-base-uncased, by which ImageReward reads")
+    return tokenizer
 
 
 def _refuse(options: argparse.Namespace, *names: str) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
 from realcustom.evaluation.run import (
     MADE,
-    count_of_whole_list,
+    counts_of_whole_list,
     describe,
     judge,
     make_pictures,
     require_pictures,
     summarise,
 )
+from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
 from realcustom.painting import rehearse
@@ -68,6 +69,9 @@ _OF_PHOTOGRAPHS = ("photographs", "subjects", *_ENCODERS)
 """Options that only one kind of benchmark knows."""
 
 
+STICKERS = "stickers"
+"""The model that is measured if none is named."""
+
 _SETTINGS = {one.name for one in fields(Settings)}
 _OF_SUBJECTS = (
     "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "mask_binary", "mask_refined", "mask_layers",
@@ -76,15 +80,18 @@ _OF_SUBJECTS = (
 """Options that only a RealCustom part reads."""
 
 
+_OF_MASKS = ("mask_scope", "mask_binary", "mask_refined", "mask_layers", "mask_frozen_after", "mask_source")
+"""Those of them that say something of the word's mask."""
+
 _OF_RUNS = (
-    "method", "adapter", "ray", "rows", "mask_refined", "mask_layers",
+    "model", "method", "adapter", "ray", "device", "batch_size", "rows", "mask_refined", "mask_layers",
     *(option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS or name == "scheduler"),
 )  # fmt: skip
 """Options that nothing reads where no picture is made."""
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
 
 
 def _refuse_beside(options: argparse.Namespace, what: str, names: Sequence[str]) -> None:
@@ -112,20 +119,30 @@ class _Making:
             _refuse_beside(options, "a recipe of tuning, whose tuned models stay on this machine", ("ray",))
             if not Path(name).is_file():
                 raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
+            if options.benchmark == "dreambench-pairs":
+                raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
+        if name == "image-prompt":
+            _refuse_beside(options, "--method image-prompt, whose subject acts everywhere", _OF_MASKS)
+        if options.ray is not None:
+            _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
         given = {
             name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS
         }
-        self.settings = Settings(batch_size=options.batch_size, mask_refined=options.mask_refined or None, **given)
+        if options.batch_size is not None:
+            given["batch_size"] = options.batch_size
+        self.settings = Settings(mask_refined=options.mask_refined, **given)
         opening = Opening(
-            _absolute(options.model), options.adapter and _absolute(options.adapter), options.device, options.scheduler,
-            tuple(options.mask_layers or ()), everywhere=name == "image-prompt",
+            _absolute(options.model or STICKERS), options.adapter and _absolute(options.adapter), options.device,
+            options.scheduler, tuple(options.mask_layers or ()), everywhere=name == "image-prompt",
         )  # fmt: skip
-        self.method = _tuned(opening, Path(name), options.output) if tuned else opening.method()
+        # Where workers make the pictures, this machine only says of which model they are.
+        here = opening if options.ray is None else replace(opening, device="cpu")
+        self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
         with told_by_option():
             rehearse(self.method.pipeline, options.steps or self.method.pipeline.config.num_inference_steps)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
-            self.maker = on_ray(options.ray, opening, self.settings)
+            self.maker = on_ray(options.ray, opening, self.method, self.settings)
 
     @property
     def side(self) -> int:
@@ -135,7 +152,7 @@ class _Making:
 
 def _absolute(name: str) -> str:
     """Return a folder's whole path, and the name of a model as it is."""
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+    return str(Path(name).absolute()) if name not in EMBEDDED and Path(name).is_dir() else name
 
 
 def _tuned(opening: Opening, recipe: Path, output: Path) -> Method:
@@ -158,16 +175,16 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         folders, checkpoints = {"subject": options.pictures}, []
         claim(output, about)
     else:
-        checkpoints = training_history(resolve(options.model))
+        checkpoints = training_history(resolve(options.model or STICKERS))
         making = _Making(options)
         bench = work_list(options, store, making.side)
         rows = options.rows or (MADE if isinstance(making.method, Customized) else ("subject",))
         about = describe(making.method, bench, making.settings)
-        clock = _Clock()
+        progress = Progress()
         with told_by_option():
-            make_pictures(making.maker, about, bench, output, clock.say, rows)
+            make_pictures(making.maker, about, bench, output, progress.say, rows)
         if isinstance(making.method, Customized):  # of the others tuning.jsonl says it, by subject
-            clock.tell(count_of_whole_list(bench, rows))
+            progress.tell(counts_of_whole_list(bench, rows))
         folders = {row: output / row for row in rows}
     records = judge(bench, judges, folders)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
@@ -188,11 +205,12 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         folders = {"subject": options.pictures}
         claim(output, about)
     else:
-        making, clock = _Making(options), _Clock()
+        making, progress = _Making(options), Progress()
         about = photographs.describe(making.method, cases, making.settings)
         with told_by_option():
-            photographs.make_pictures(making.maker, about, cases, output, clock.say)
-        clock.tell(_count_of_dreambench(options, cases))
+            photographs.make_pictures(making.maker, about, cases, output, progress.say)
+        if isinstance(making.method, Customized):
+            progress.tell(dict.fromkeys(photographs.MADE, len(cases) if options.photographs is None else WHOLE))
         folders = {row: output / row for row in photographs.MADE}
         write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
     records = photographs.score(cases, encoders, folders)
@@ -212,12 +230,6 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         print(f"{name:11}{told}")
     _print_rows(report)
     print(output / "report.html")
-
-
-def _count_of_dreambench(options: argparse.Namespace, cases: Sequence[Case]) -> int:
-    """Return how many pictures the whole list has, of a folder of one's own all that it lists."""
-    whole = len(cases) if options.photographs is None else WHOLE
-    return whole * len(photographs.MADE)
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
@@ -246,28 +258,31 @@ def _print_rows(report: Mapping[str, Any]) -> None:
         print(f"{row:11}{values or 'not measured'}")
 
 
-class _Clock:
+class Progress:
     """Says how far a run is, and what the whole list would cost at its pace."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._first: dict[str, int] = {}
-        self._last: dict[str, int] = {}
+        self._since = time.monotonic()
+        self._there: dict[str, int] = {}
+        self._made: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
 
     def say(self, row: str, done: int, total: int) -> None:
         """Tell how many pictures of a row are there."""
-        self._first.setdefault(row, done)
-        self._last[row] = done
+        now = time.monotonic()
+        if row in self._there:
+            self._made[row] = self._made.get(row, 0) + done - self._there[row]
+            self._seconds[row] = self._seconds.get(row, 0.0) + now - self._since
+        self._there[row], self._since = done, now
         if sys.stderr.isatty():
             print(f"\r{row}: {done} of {total} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
         elif done == total:  # a file keeps no line that is drawn over and over
             print(f"{row}: {done} of {total}", file=sys.stderr)
 
-    def tell(self, whole: int) -> None:
-        """Tell how long a picture took, if any was made, and so all of `whole` pictures would."""
-        made = sum(self._last.values()) - sum(self._first.values())
-        if made:
-            each = (time.monotonic() - self._begun) / made
-            print(
-                f"{each:.2f} s a picture; all {whole} of the whole list: {each * whole / 3600:.1f} h", file=sys.stderr
-            )
+    def tell(self, whole: Mapping[str, int]) -> None:
+        """Tell how long a picture of each row took of which any was made, and so all of them that the whole list has."""
+        paces = {row: self._seconds[row] / made for row, made in self._made.items() if made}
+        if paces:
+            hours = sum(pace * whole[row] for row, pace in paces.items()) / 3600
+            told = ", ".join(f"{pace:.2f} s a picture of {whole[row]} ({row})" for row, pace in paces.items())
+            print(f"{told}: {hours:.1f} h for the whole list", file=sys.stderr)

@@ -29,6 +29,9 @@ from realcustom.vision import OF_CLIP, OF_IMAGENET, normalized
 CLIP, DINO, SEGMENTER = "openai/clip-vit-base-patch32", "facebook/dino-vits16", "CIDAS/clipseg-rd64-refined"
 """What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's."""
 
+_CONVERTED = ("image_reward", "lpips")
+"""Those that nobody publishes as safetensors."""
+
 _FILES = ["*.json", "*.txt", "*.safetensors"]
 
 
@@ -223,6 +226,8 @@ def load_encoders(
         if source is None:
             missing.append((name, "no folder of it is given"))
             continue
+        if name in _CONVERTED and not os.path.isdir(source):
+            raise InputError(f"{source} is no folder; realcustom convert --as {name.replace('_', '-')} makes one")
         try:
             folder, told = _folder(source)
         except InputError as error:

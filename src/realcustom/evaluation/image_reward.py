@@ -86,7 +86,7 @@ _NAMES = {
     r"\.norm(\d)\.": r".layer_norm\1.",
     r"\.attn\.qkv\.": ".self_attn.qkv.",
     r"\.attn\.proj\.": ".self_attn.projection.",
-    r"^mlp\.layers\.(\d)\.": lambda match: f"head.{_HEAD.index(int(match[1]))}.",
+    r"^mlp\.layers\.([02467])\.": lambda match: f"head.{_HEAD.index(int(match[1]))}.",
 }
 
 

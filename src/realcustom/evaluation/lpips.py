@@ -36,11 +36,7 @@ class Lpips(ModelMixin, ConfigMixin):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]), persistent=False)
 
     def seen(self, pixels: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c h2 w2"]]:
-        """Return the features of pictures in [-1, 1] after each ReLU, of length 1 at each place.
-
-        Raises:
-            ValueError: the pictures are too small for the layers, less than 31 pixels a side.
-        """
+        """Return the features of pictures in [-1, 1], at least 31 pixels a side, after each ReLU; at each place of length 1."""
         state, found = (pixels - self.shift[:, None, None]) / self.scale[:, None, None], []
         for layer in self.features:
             state = layer(state)

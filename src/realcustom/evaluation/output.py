@@ -96,13 +96,15 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 Work = TypeVar("Work")
+Wanted = TypeVar("Wanted")
 Result = TypeVar("Result")
 
 
 def make_missing(
     row: str,
     work: Mapping[Path, Work],
-    make: Callable[[Sequence[Work]], Iterable[tuple[int, Result]]],
+    request: Callable[[Work], Wanted],
+    maker: Callable[[Sequence[Wanted]], Iterable[tuple[int, Result]]],
     write: Callable[[Result, Path], None],
     progress: Callable[[str, int, int], None],
 ) -> None:
@@ -111,14 +113,16 @@ def make_missing(
     Args:
         row: its name, for `progress`.
         work: what the row asks for, by where its picture lies.
-        make: yields the place and the picture of each of some requests, in any order.
+        request: says it in the maker's words.
+        maker: yields the place and the picture of each of some requests, in any order.
         write: writes a picture.
         progress: is told the row, how many are there, and of how many.
     """
     missing = {path: item for path, item in work.items() if not path.exists()}
     paths, there = list(missing), len(work) - len(missing)
     progress(row, there, len(work))
-    for count, (place, made) in enumerate(make(list(missing.values())) if missing else (), 1):
+    requests = [request(item) for item in missing.values()]
+    for count, (place, made) in enumerate(maker(requests) if requests else (), 1):
         write(made, paths[place])
         progress(row, there + count, len(work))
 

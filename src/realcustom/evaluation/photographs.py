@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ ROWS = {
 """What is measured, each by the same encoders."""
 
 MADE = ("subject", "text")
+
+SMALLEST = 32
+"""Side of the smallest picture that every network here can look at, in pixels."""
 
 FIGURES = {
     "clip_t": "CLIP-T: cosine of picture and sentence",
@@ -62,10 +66,12 @@ def make_pictures(
         InputError: `folder` holds pictures of another model, work list or setting.
     """
     claim(folder, about)
-    known: dict[Path, Image.Image] = {}
+    references: dict[Path, Image.Image] = {}
     for row in MADE:
-        work = {folder / row / case.path: _request(case, known if row == "subject" else None) for case in cases}
-        make_missing(row, work, maker, _write, progress)
+        make_missing(
+            row, {folder / row / case.path: case for case in cases}, partial(_request, references, row), maker, _write,
+            progress,
+        )  # fmt: skip
 
 
 def describe(method: Method, cases: Sequence[Case], settings: Settings) -> dict[str, Any]:
@@ -73,15 +79,15 @@ def describe(method: Method, cases: Sequence[Case], settings: Settings) -> dict[
     return describe_run(method.pipeline, settings, cases=digest(cases), count=len(cases), **method.describe())
 
 
-def _request(case: Case, known: dict[Path, Image.Image] | None) -> Request:
-    """Return what a case asks for: with its subjects, whose pictures are read once into `known`, or without any."""
-    if known is None:
+def _request(references: dict[Path, Image.Image], row: str, case: Case) -> Request:
+    """Return what a row asks for in a case; pictures of subjects are read once, into `references`."""
+    if row == "text":
         return Request(case.prompt, case.seed)
     shown = []
     for subject, (word, occurrence) in zip(case.subjects, case.words, strict=True):
-        if subject.reference not in known:
-            known[subject.reference] = read_picture(subject.reference)
-        shown.append(Shown(subject.name, subject.word, word, known[subject.reference], occurrence))
+        if subject.reference not in references:
+            references[subject.reference] = read_picture(subject.reference)
+        shown.append(Shown(subject.name, subject.word, word, references[subject.reference], occurrence))
     return Request(case.prompt, case.seed, tuple(shown))
 
 
@@ -104,10 +110,10 @@ def manifest(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 
 def require_pictures(cases: Sequence[Case], folder: Path) -> None:
-    """Check that another system's pictures are all there.
+    """Check that another system's pictures are all there, those of one sentence of one size.
 
     Raises:
-        InputError: one is missing.
+        InputError: one is missing, or of another size than the first one of its sentence.
     """
     missing = [case.path for case in cases if not (folder / case.path).is_file()]
     if missing:
@@ -115,6 +121,15 @@ def require_pictures(cases: Sequence[Case], folder: Path) -> None:
             f"{folder} lacks {len(missing)} of {len(cases)} pictures, {missing[0]} for one; they lie in "
             "SUBJECT/PROMPT-SEED.png, all numbers from 0"
         )
+    sizes: dict[tuple[str, int], tuple[int, int]] = {}
+    for case in cases:
+        size = Image.open(folder / case.path).size
+        first = sizes.setdefault((case.group, case.prompt_number), size)
+        if size != first or min(size) < SMALLEST:
+            raise InputError(
+                f"{folder / case.path} has {size[0]} x {size[1]} pixels; pictures of one sentence must be of one size, at "
+                f"least {SMALLEST} pixels a side"
+            )
 
 
 def score(cases: Sequence[Case], encoders: Encoders, folders: Mapping[str, Path]) -> list[dict[str, Any]]:

@@ -77,10 +77,14 @@ def make_pictures(
         InputError: `folder` holds pictures of another model, work list or setting.
     """
     claim(folder, about)
+    references = {item.subject: Image.fromarray(item.example.reference) for item in bench.one_each()}
     for row in rows:
         (folder / row).mkdir(exist_ok=True)
-        work = {_picture_path(folder / row, number): request for number, request in _requests(bench, row).items()}
-        make_missing(row, work, maker, partial(_write, masks=row == "subject"), progress)
+        work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
+        make_missing(
+            row, {_picture_path(folder / row, item.number): item for item in work},
+            partial(_request, bench, references, row), maker, partial(_write, masks=row == "subject"), progress,
+        )  # fmt: skip
 
 
 def describe(method: Method, bench: StickerBench, settings: Settings) -> dict[str, Any]:
@@ -88,29 +92,24 @@ def describe(method: Method, bench: StickerBench, settings: Settings) -> dict[st
     return describe_run(method.pipeline, settings, bench=bench.digest(), count=len(bench.items), **method.describe())
 
 
-def count_of_whole_list(bench: StickerBench, rows: Sequence[str]) -> int:
-    """Return how many pictures some rows have in the whole list, of which `bench` may be a part."""
+def counts_of_whole_list(bench: StickerBench, rows: Sequence[str]) -> dict[str, int]:
+    """Return how many pictures each of some rows has in the whole list, of which `bench` may be a part."""
     of_subjects = SUBJECTS * len(SENTENCES) * SEEDS
-    return sum(len(_TEXT_ITEMS[row](bench)) if row in _TEXT_ITEMS else of_subjects for row in rows)
+    return {row: len(_TEXT_ITEMS[row](bench)) if row in _TEXT_ITEMS else of_subjects for row in rows}
 
 
 def _picture_path(folder: Path, number: int) -> Path:
     return folder / picture_file(number)
 
 
-def _requests(bench: StickerBench, row: str) -> dict[int, Request]:
-    """Return what a row asks for, by the numbers of its items, which are their seeds."""
+def _request(bench: StickerBench, references: Mapping[str, Image.Image], row: str, item: Any) -> Request:
+    """Return what a row asks for where the work list has an item, whose number is the seed."""
     if row in _TEXT_ITEMS:
-        return {item.number: Request(item.prompt, item.number) for item in _TEXT_ITEMS[row](bench)}
+        return Request(item.prompt, item.number)
     if row == "twin":
-        return {item.number: Request(item.example.caption, item.number) for item in bench.items}
-    return {item.number: _request(item, _reference_item(bench, row, item)) for item in bench.items}
-
-
-def _request(item: Item, shown: Item) -> Request:
-    """Return an item's sentence about the subject of `shown`."""
-    reference = Image.fromarray(shown.example.reference)
-    subject = Shown(shown.subject_file, shown.example.facts["noun"], item.example.word, reference)
+        return Request(item.example.caption, item.number)
+    shown = _reference_item(bench, row, item)
+    subject = Shown(shown.subject_file, shown.example.facts["noun"], item.example.word, references[shown.subject])
     return Request(item.example.caption, item.number, (subject,))
 
 

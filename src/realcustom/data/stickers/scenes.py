@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import NonNegativeFloat
 
 from realcustom.data.examples import Example, Frame
 from realcustom.data.stickers.backgrounds import COLOURS, PLACES, Place, paint
@@ -147,7 +148,7 @@ class SceneOptions(Options):
     """Smallest size of a thing, as a share of the picture's side."""
     largest: float = 0.85
     """Largest size of a thing, as a share of the picture's side."""
-    centre_spread: float | None = None
+    centre_spread: NonNegativeFloat | None = None
     """Standard deviation of a thing's centre from the picture's middle, as a share of the picture's side, where the caption
     says no position; anywhere where the thing fits if null."""
     smallest_portrait: float = 0.7
