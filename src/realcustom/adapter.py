@@ -7,6 +7,7 @@ Shapes: `b` batch, `i` image tokens of width `c_i`, `k` tokens kept, `c` width o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
     def finer(self) -> RealCustomAdapter:
         """Return an adapter with four tokens for each of this one's, to be trained further; see `FeatureProjector.finer`.
 
+        Its tokens lie half as far apart, so that its heads reach half as far.
+
         Raises:
             InputError: its features are no patches of latents.
         """
@@ -121,6 +124,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
         )
         projector = {f"projector.{name}": value for name, value in self.projector.finer().state_dict().items()}
         finer.load_state_dict({**self.state_dict(), **projector})
+        for log_precision in finer.log_precisions.values():
+            log_precision.data += 2 * math.log(2)
         return finer
 
     def forward(

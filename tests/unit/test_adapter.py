@@ -206,6 +206,15 @@ def test_a_finer_adapter_has_four_tokens_for_one_and_runs(tiny):
     assert np.isfinite(made.images).all()
 
 
+def test_a_finer_adapters_heads_reach_half_as_far(tiny, unet):
+    adapter = tiny.adapter(unet, projector_depth=1, token_dim=32, placed=True)
+    finer = adapter.finer()
+    assert finer.log_precisions
+    for name, log_precision in finer.log_precisions.items():
+        reach, before = (torch.exp(-0.5 * one) for one in (log_precision, adapter.log_precisions[name]))
+        torch.testing.assert_close(reach, before / 2)
+
+
 def test_features_that_are_no_patches_cannot_be_made_finer(tiny, unet):
     with pytest.raises(InputError, match="patches of latents"):
         tiny.adapter(unet, projector_depth=0).finer()

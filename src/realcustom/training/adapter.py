@@ -67,6 +67,8 @@ class AdapterRecipe(Options):
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
     scoring_rate: float = 1.0
     """Learning rate of the scoring module, as a multiple of the others'."""
+    reach_rate: float = 1.0
+    """Likewise of the reaches of heads that prefer near tokens: a few numbers on a logarithmic scale, which move slowly."""
     validation_examples: int = 64
     drawn_examples: int = 40
     """How many validation examples are drawn as pictures, with the next three."""
@@ -190,11 +192,17 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         self.base.to(device)
 
     def parameter_groups(self) -> list[dict]:
-        """Return the scoring module with its own rate, and everything else that is trained."""
+        """Return the scoring module and the reaches with rates of their own, and everything else that is trained."""
         scoring = list(self.adapter.scoring.parameters()) if self.adapter.scoring else []
-        known = {id(parameter) for parameter in scoring}
+        reaches = list(self.adapter.log_precisions.parameters())
+        known = {id(parameter) for parameter in scoring + reaches}
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
-        return [{"params": others}, *([{"params": scoring, "scale": self.recipe.scoring_rate}] if scoring else [])]
+        groups: list[dict] = [{"params": others}]
+        if scoring:
+            groups.append({"params": scoring, "scale": self.recipe.scoring_rate})
+        if reaches:
+            groups.append({"params": reaches, "scale": self.recipe.reach_rate, "weight_decay": 0.0})
+        return groups
 
     def loss(self, model: Trained, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the error at random noise levels, each picture conditioned on its reference if the batch has any."""
