@@ -270,6 +270,15 @@ class TestScenes:
                 assert (scene.pose.x, scene.pose.y) == pytest.approx((x, y), abs=0.1)
                 assert scene.pose.size <= 0.55
 
+    def test_things_are_near_the_middle_and_upright_where_the_world_is_narrow(self, store):
+        narrow = source(store, centre_spread=0.0, tilt=0.0, position_share=0.3, beside_share=0.3)
+        found = [narrow.scene(number) for number in range(40)]
+        alone = [scene.pose for scene in found if not scene.position and not scene.beside]
+        assert {(pose.x, pose.y) for pose in alone} == {(0.5, 0.5)}
+        assert {scene.pose.angle for scene in found} == {0.0}
+        assert {scene.pose.x for scene in found if scene.beside} == {0.38, 0.62}  # beside it there is room
+        assert all((scene.pose.x, scene.pose.y) != (0.5, 0.5) for scene in found if scene.position)
+
     def test_the_colour_that_a_caption_says_is_the_colour_of_the_thing(self, store):
         coloured = source(store.where(lambda drawing: drawing.noun == "robot"), colour_share=1)
         for number in range(10):
