@@ -24,7 +24,7 @@ from realcustom.masks import (
     influence_threshold,
     overlap,
 )
-from realcustom.placement import FRAME_PACE, FRAME_SCOPE, frame_of, place_tokens
+from realcustom.placement import FRAME_PACE, FRAME_SCOPE, first_frame, frame_of, place_tokens
 from realcustom.prompts import TextStates
 
 
@@ -143,7 +143,7 @@ class Customization:
     _own: Tensor | None = None
     _relevances: Tensor | None = None
     _mask: Tensor | None = None
-    _frames: list[Tensor | None] = field(default_factory=list)
+    _frames: list[Tensor] = field(default_factory=list)
     _parts: dict[tuple[int, ...], tuple[TextStates, list[list[Reference]]]] = field(default_factory=dict)
 
     @property
@@ -191,10 +191,11 @@ class Customization:
         """
         if (self.needs_text and renewed) or self._own is None:
             self._own, self._relevances, frames = self._found()
-            before = self._frames or [None] * len(frames)
             self._frames = [
-                frame if old is None or not actor.masked_by_word else torch.lerp(old, frame, FRAME_PACE)
-                for actor, old, frame in zip(self.actors, before, frames, strict=True)
+                torch.lerp(old, frame, FRAME_PACE) if actor.masked_by_word else frame
+                for actor, old, frame in zip(
+                    self.actors, self._frames or self._first_frames(frames), frames, strict=True
+                )
             ]
         self._mask = self._shared(self._own, self._relevances)
         self.masks.append(self._mask.cpu())
@@ -286,6 +287,10 @@ class Customization:
             for row, ratio in zip(rows.tolist(), actor_ratios, strict=True):
                 if acts[number][row]:
                     self.strengths[-1][number][row] = ratio
+
+    def _first_frames(self, found: list[Tensor]) -> list[Tensor]:
+        """Return the frames with which a run begins: of one subject in the middle, of several, which are not, those found."""
+        return [first_frame(*self.grid).to(one).expand_as(one) for one in found] if len(found) == 1 else found
 
     def _shared(self, masks: Tensor, relevances: Tensor | None) -> Tensor:
         """Return the masks `[s, b, h, w]`, their cells shared out among the subjects that act in this evaluation."""

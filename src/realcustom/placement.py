@@ -30,7 +30,11 @@ FRAME_SCOPE = 0.25
 """Share of the grid whose mask gives the frame, whatever scope the subject may act in."""
 
 
-FRAME_PACE = 0.3
+FIRST_SIZE = 0.72
+"""Size of the frame with which a run begins, in the middle of the picture: that of most things in the embedded model's world.
+The first masks are guesses on noise."""
+
+FRAME_PACE = 0.15
 """How far a frame moves in one step towards the one that the step's mask gives. Masks of single steps jump, and a subject whose
 features are told to lie elsewhere in every step becomes a blot."""
 
@@ -61,6 +65,12 @@ def frame_of(mask: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3"]:
     frame = torch.cat([centre, EXTENT * (12 * variance).sqrt()], dim=1)
     whole = torch.cat([centres.mean(dim=0), centres.new_ones(1)])
     return torch.where(empty[:, None], whole, frame)
+
+
+def first_frame(height: int, width: int) -> Float[Tensor, " 3"]:
+    """Return the frame with which a run on a grid of cells begins: centre y, centre x and size."""
+    shorter = min(height, width)
+    return torch.tensor([0.5 * height / shorter, 0.5 * width / shorter, FIRST_SIZE])
 
 
 def portrait_box(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> tuple[int, int, int, int]:

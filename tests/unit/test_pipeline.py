@@ -14,6 +14,7 @@ from PIL import Image
 from realcustom.errors import InputError, NotANumber, WordNotFound
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
+from realcustom.subject import Subject
 
 PROMPT = "a dog on the beach"
 STEPS = 3
@@ -584,7 +585,7 @@ def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
     assert torch.equal(*seen)
 
 
-def test_the_frame_of_a_placed_subject_moves_slowly(tiny, subject, monkeypatch):
+def test_the_frame_of_a_placed_subject_moves_slowly_from_the_middle(tiny, subject, monkeypatch):
     unet = tiny.unet()
     pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=3)
     found = iter(torch.tensor([[[0.5, 0.4, 0.6]], [[0.7, 0.4, 0.6]], [[0.7, 0.4, 0.6]]]))
@@ -595,7 +596,21 @@ def test_the_frame_of_a_placed_subject_moves_slowly(tiny, subject, monkeypatch):
     plain.paste("black", (8, 8, 24, 24))  # in the middle, so that the tokens' middle is the frame's
     pipeline(PROMPT, plain, "dog", generator=seeded(0))
     middles = torch.stack(seen).mean(dim=2)[:, 0]
-    torch.testing.assert_close(middles, torch.tensor([[0.5, 0.4], [0.56, 0.4], [0.602, 0.4]]))
+    torch.testing.assert_close(middles, torch.tensor([[0.5, 0.485], [0.53, 0.47225], [0.5555, 0.4614125]]))
+
+
+def test_frames_of_several_subjects_begin_where_their_masks_are(tiny, monkeypatch):
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    found = iter(torch.tensor([[[0.5, 0.2, 0.6]], [[0.5, 0.8, 0.6]]]))
+    monkeypatch.setattr("realcustom.customization.frame_of", lambda _: next(found))
+    seen, original = [], pipeline.adapter.act
+    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
+    plain = Image.new("RGB", (32, 32), "white")
+    plain.paste("black", (8, 8, 24, 24))
+    pipeline("a dog and a cat", subjects=[Subject(plain, "dog"), Subject(plain, "cat")], generator=seeded(0))
+    middles = torch.stack(seen).mean(dim=2)[:, 0]
+    torch.testing.assert_close(middles, torch.tensor([[0.5, 0.2], [0.5, 0.8]]))
 
 
 def test_a_model_may_have_binary_masks(tiny, subject):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from realcustom.placement import EXTENT, frame_of, grid_centres, initial_log_precision, nearness, place_tokens
+from realcustom.placement import (
+    EXTENT,
+    first_frame,
+    frame_of,
+    grid_centres,
+    initial_log_precision,
+    nearness,
+    place_tokens,
+)
 
 
 def box(height, width, top, left, side):
@@ -47,6 +55,11 @@ def test_units_are_those_of_the_shorter_side():
     torch.testing.assert_close(frame[:2], torch.tensor([0.5, 1.5]))
     assert float(frame[2] / EXTENT) == pytest.approx(0.5, rel=0.02)
     torch.testing.assert_close(frame_of(torch.zeros(1, 4, 8)), torch.tensor([[0.5, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (4, 8), (9, 3)])
+def test_a_run_begins_with_a_frame_in_the_middle(grid):
+    torch.testing.assert_close(first_frame(*grid)[:2], frame_of(torch.ones(1, *grid))[0, :2])
 
 
 def test_an_empty_mask_gets_the_whole_picture_and_leaves_its_neighbours_alone():
