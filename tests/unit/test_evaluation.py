@@ -164,6 +164,16 @@ class TestBench:
         assert all(f"a {item.noun}" in item.prompt for item in items)
         assert len({item.place for item in items}) == 6
 
+    def test_what_text_asks_for_is_drawn_from_what_training_has_seen_alone(self, store, bench):
+        trained = np.array([drawing.split == "train" for drawing in store.drawings])[:, None, None, None]
+        only_trained, only_held_out = (
+            StickerBench(DrawingStore(store.drawings, store.pixels * kept, store.hues), "validation", **SIZE)
+            for kept in (trained, ~trained)
+        )
+        for item in bench.text_items():
+            assert np.array_equal(bench.drawn(item), only_trained.drawn(item))
+            assert not np.array_equal(bench.drawn(item), only_held_out.drawn(item))
+
     def test_paraphrases_are_words_that_no_caption_says_and_mean_what_the_judges_know(self, blank):
         drawings = vocabulary()
         said = {word for drawing in drawings for name in (drawing.noun, drawing.kind) for word in name.split()}
@@ -291,6 +301,7 @@ class TestRun:
         assert {row: len(found) for row, found in by_row.items()} == {
             **dict.fromkeys(ROWS, COUNT),
             "text": 6,
+            "drawn": 6,
             "paraphrase": 80,
         }
         for record in by_row["paraphrase"]:
@@ -324,9 +335,9 @@ class TestRun:
                 return {"identity": embeddings}
 
         records = judge(bench, Stub(), folders(folder))
-        assert len(records) == COUNT * 5 + 6 + 80
+        assert len(records) == COUNT * 5 + 2 * 6 + 80
         for record in records:
-            if record["row"] == "text":
+            if record["row"] in {"text", "drawn"}:
                 assert record["noun"] == (bench.text_items()[record["number"]].noun == "dog")
                 continue
             if record["row"] == "paraphrase":
@@ -397,9 +408,9 @@ def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
     assert not (tmp_path / "twin").exists()
     made = {"subject": tmp_path / "subject"}
     records = judge(bench, judges, made)
-    assert {record["row"] for record in records} == {"subject", "oracle", "copy"}
+    assert {record["row"] for record in records} == {"subject", "oracle", "copy", "drawn"}
     report = {**summarise(records, bench, {}), "training": []}
-    assert report["rows"].keys() == {"subject", "oracle", "copy"}
+    assert report["rows"].keys() == {"subject", "oracle", "copy", "drawn"}
     write_report(report, records, bench, made, tmp_path)
     assert (tmp_path / "report.html").is_file()
 

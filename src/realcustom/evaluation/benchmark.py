@@ -139,7 +139,7 @@ class StickerBench:
         ):
             if not 1 <= asked <= most:
                 raise InputError(f"StickerBench has 1 to {most} {what}, not {asked}")
-        source = SceneSource(store, _SCENES, seed=_SEEDS[split], side=side)
+        self._source = source = SceneSource(store, _SCENES, seed=_SEEDS[split], side=side)
         self.items: list[Item] = []
         for number, row in enumerate(rows[:subjects]):
             author = _Author(source, number, row)
@@ -171,12 +171,28 @@ class StickerBench:
 
     def text_items(self) -> list[TextItem]:
         """Return three sentences about each well-known noun, which together say every place about equally often."""
-        nouns = sorted({drawing.noun for drawing in self.store.drawings if drawing.common})
+        nouns = sorted(self._drawn())
         pairs = [(noun, PLACES[number % len(PLACES)]) for number, noun in enumerate(np.repeat(nouns, 3).tolist())]
         return [
             TextItem(number, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name)
             for number, (noun, place) in enumerate(pairs)
         ]
+
+    def drawn(self, item: TextItem) -> np.ndarray:
+        """Return what a sentence says, really rendered from a drawing that training has seen, `[h, w, 3]` uint8."""
+        rng = np.random.default_rng([self._source.seed, 4, item.number])
+        row = int(rng.choice(self._drawn()[item.noun]))
+        place = next(place for place in PLACES if place.name == item.place)
+        plan = Plan(row, item.noun, "", 0.0, place, place.phrases, self._source.pose(rng))
+        return self._source.render(plan, rng)[0].picture
+
+    def _drawn(self) -> dict[str, list[int]]:
+        """Return the rows of the drawings that training has seen of each well-known noun."""
+        rows: dict[str, list[int]] = {}
+        for row, drawing in enumerate(self.store.drawings):
+            if drawing.common and drawing.split == "train":
+                rows.setdefault(drawing.noun, []).append(row)
+        return rows
 
     def paraphrases(self) -> list[TextItem]:
         """Return four sentences with each word or phrase that no caption ever said, the rest as captions say it."""

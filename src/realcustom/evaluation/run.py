@@ -41,6 +41,7 @@ ROWS = {
     "oracle": "a real render of the subject, re-posed",
     "copy": "the reference picture itself",
     "text": "a well-known noun in a place, text only",
+    "drawn": "the same, really rendered from a drawing that training has seen",
     "paraphrase": "a noun or a place in words that no caption said, text only",
 }
 """What is judged, each by the same judges."""
@@ -50,6 +51,7 @@ MADE = ("subject", "twin", "wrong", "text", "paraphrase")
 
 _TEXT_ITEMS: dict[str, Callable[[StickerBench], list[TextItem]]] = {
     "text": StickerBench.text_items,
+    "drawn": StickerBench.text_items,
     "paraphrase": StickerBench.paraphrases,
 }
 """The work of the rows whose sentences have no subject."""
@@ -176,8 +178,9 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
         of_references |= zip((item.subject for item in items), judges.read(pixels).region, strict=True)
     for row in (row for row in ROWS if row in folders or row not in MADE):
         folder = folders.get(row)
-        if row in _TEXT_ITEMS and folder is not None:
-            records += _judge_text(row, bench, judges, folder)
+        if row in _TEXT_ITEMS:
+            shown_by_text = bench.drawn if folder is None else partial(_picture_of, folder)
+            records += _judge_text(row, _TEXT_ITEMS[row](bench), judges, shown_by_text)
             continue
         work = bench.items if row in MADE else [item for item in bench.items if not item.repeated]
         for items, pixels in _batches(work, partial(_shown, folder, row)):
@@ -245,9 +248,11 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     }
 
 
-def _judge_text(row: str, bench: StickerBench, judges: Judges, folder: Path) -> list[dict[str, Any]]:
+def _judge_text(
+    row: str, work: Sequence[TextItem], judges: Judges, picture: Callable[[TextItem], np.ndarray]
+) -> list[dict[str, Any]]:
     records = []
-    for items, pixels in _batches(_TEXT_ITEMS[row](bench), lambda item: _read(_picture_path(folder, item.number))):
+    for items, pixels in _batches(work, picture):
         reading = judges.read(pixels)
         for place, item in enumerate(items):
             seen = _seen(reading, place, judges)
@@ -258,12 +263,12 @@ def _judge_text(row: str, bench: StickerBench, judges: Judges, folder: Path) -> 
 
 def _shown(folder: Path | None, row: str, item: Item) -> np.ndarray:
     if folder is not None:
-        return _read(_picture_path(folder, item.number))
+        return _picture_of(folder, item)
     return item.example.picture if row == "oracle" else item.example.reference
 
 
-def _read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
+def _picture_of(folder: Path, item: Item | TextItem) -> np.ndarray:
+    return np.asarray(Image.open(_picture_path(folder, item.number)).convert("RGB"))
 
 
 def _batches(
