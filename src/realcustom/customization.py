@@ -24,7 +24,7 @@ from realcustom.masks import (
     influence_threshold,
     overlap,
 )
-from realcustom.placement import FRAME_PACE, FRAME_SCOPE, first_frame, frame_of, place_tokens
+from realcustom.placement import FRAME_SCOPE, first_frame, frame_of, frame_step, place_tokens
 from realcustom.prompts import TextStates
 
 
@@ -143,6 +143,7 @@ class Customization:
     _own: Tensor | None = None
     _relevances: Tensor | None = None
     _mask: Tensor | None = None
+    _found_frames: list[Tensor] = field(default_factory=list)
     _frames: list[Tensor] = field(default_factory=list)
     _parts: dict[tuple[int, ...], tuple[TextStates, list[list[Reference]]]] = field(default_factory=dict)
 
@@ -190,13 +191,14 @@ class Customization:
         It is made of what the UNet last recorded, or, if it is not renewed or its time is over, that of the evaluation before.
         """
         if (self.needs_text and renewed) or self._own is None:
-            self._own, self._relevances, frames = self._found()
-            self._frames = [
-                torch.lerp(old, frame, FRAME_PACE) if actor.masked_by_word else frame
-                for actor, old, frame in zip(
-                    self.actors, self._frames or self._first_frames(frames), frames, strict=True
-                )
-            ]
+            self._own, self._relevances, self._found_frames = self._found()
+        step = frame_step(self.evaluations)
+        self._frames = [
+            torch.lerp(old, found, step) if actor.masked_by_word else found
+            for actor, old, found in zip(
+                self.actors, self._frames or self._first_frames(), self._found_frames, strict=True
+            )
+        ]
         self._mask = self._shared(self._own, self._relevances)
         self.masks.append(self._mask.cpu())
         self.strengths.append([[None] * self._mask.shape[1] for _ in self.actors])
@@ -288,8 +290,9 @@ class Customization:
                 if acts[number][row]:
                     self.strengths[-1][number][row] = ratio
 
-    def _first_frames(self, found: list[Tensor]) -> list[Tensor]:
+    def _first_frames(self) -> list[Tensor]:
         """Return the frames with which a run begins: of one subject in the middle, of several, which are not, those found."""
+        found = self._found_frames
         return [first_frame(*self.grid).to(one).expand_as(one) for one in found] if len(found) == 1 else found
 
     def _shared(self, masks: Tensor, relevances: Tensor | None) -> Tensor:

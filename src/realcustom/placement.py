@@ -34,9 +34,9 @@ FIRST_SIZE = 0.72
 """Size of the frame with which a run begins, in the middle of the picture: that of most things in the embedded model's world.
 The first masks are guesses on noise."""
 
-FRAME_PACE = 0.15
-"""How far a frame moves in one step towards the one that the step's mask gives. Masks of single steps jump, and a subject whose
-features are told to lie elsewhere in every step becomes a blot."""
+FRAME_PACE = 2.44
+"""How fast a frame moves towards the one that the mask gives: over a whole run, in however many steps, exp(-2.44) of the way is
+left. Masks of single steps jump, and a subject whose features are told to lie elsewhere in every step becomes a blot."""
 
 
 def grid_centres(height: int, width: int) -> Float[Tensor, "{height*width} 2"]:
@@ -71,6 +71,11 @@ def first_frame(height: int, width: int) -> Float[Tensor, " 3"]:
     """Return the frame with which a run on a grid of cells begins: centre y, centre x and size."""
     shorter = min(height, width)
     return torch.tensor([0.5 * height / shorter, 0.5 * width / shorter, FIRST_SIZE])
+
+
+def frame_step(evaluations: int) -> float:
+    """Return which share of the way to the mask's frame a frame goes in one of a run's evaluations of the UNet."""
+    return 1 - math.exp(-FRAME_PACE / evaluations)
 
 
 def portrait_box(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -45,6 +45,34 @@ def store():
     return DrawingStore(DRAWINGS, pixels, np.array([dominant_hue(rgba) for rgba in pixels], np.float32))
 
 
+def test_one_drawing_of_each_noun_is_in_the_first_style_that_it_has():
+    kept = [
+        ("dog", "noto"),
+        ("dog", "twemoji"),
+        ("cat", "noto"),
+        ("cat", "fxemoji"),
+        ("owl", "fxemoji"),
+        ("cup", "openmoji"),
+    ]
+    drawings = [Drawing(noun, "thing", style, noun, "train", common=True, held_out=False) for noun, style in kept]
+    whole = DrawingStore(drawings, np.arange(6)[:, None, None, None], np.zeros(6))
+    one = whole.one_each(["twemoji", "noto", "fxemoji"])
+    assert [(drawing.noun, drawing.style) for drawing in one.drawings] == [
+        ("dog", "twemoji"), ("cat", "noto"), ("owl", "fxemoji"),
+    ]  # fmt: skip
+    assert one.pixels.ravel().tolist() == [1, 2, 4]
+    with pytest.raises(
+        InputError, match="no drawing in the style emojione; there are fxemoji, noto, openmoji, twemoji"
+    ):
+        whole.one_each(["noto", "emojione"])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_things_are_mirrored_in_the_said_share_of_scenes(store, share):
+    scenes = source(store, mirrored_share=share)
+    assert {scenes.scene(number).pose.mirrored for number in range(20)} == {bool(share)}
+
+
 def source(store, *, seed=0, reference="self", **options):
     return SceneSource(store, SceneOptions(**{"backgrounds": 1, **options}), seed=seed, side=48, reference=reference)
 

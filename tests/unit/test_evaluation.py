@@ -416,12 +416,14 @@ def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
 
 
 def test_a_subject_that_is_not_found_is_nowhere(bench, judges, tmp_path, monkeypatch):
-    """Not even on the right, into which the middle of an empty region falls."""
+    """Not even on the right, into which the middle of an empty region falls; nor is white like anything."""
     for item in bench.items:
         Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / f"{item.number:04d}.png")
     monkeypatch.setattr(Judges, "segment", lambda self, pixels: torch.full((len(pixels), SIDE, SIDE), -9.0))
     records = judge(bench, judges, {"subject": tmp_path})
-    assert {record["position"] for record in records if "position" in record} == {0.0}
+    unseen = [record for record in records if record["row"] in {"subject", "oracle", "copy", "drawn"}]
+    for name in ("found", "position", "identity", "similarity", "noun", "colour"):
+        assert {record[name] for record in unseen if name in record} == {0.0}, name
 
 
 def test_a_folder_with_anything_in_it_belongs_to_its_settings(tmp_path):

@@ -596,7 +596,26 @@ def test_the_frame_of_a_placed_subject_moves_slowly_from_the_middle(tiny, subjec
     plain.paste("black", (8, 8, 24, 24))  # in the middle, so that the tokens' middle is the frame's
     pipeline(PROMPT, plain, "dog", generator=seeded(0))
     middles = torch.stack(seen).mean(dim=2)[:, 0]
-    torch.testing.assert_close(middles, torch.tensor([[0.5, 0.485], [0.53, 0.47225], [0.5555, 0.4614125]]))
+    pace = 1 - np.exp(-2.44 / 3)
+    one = 0.5 - 0.1 * pace, 0.4 + 0.1 * (1 - pace) ** 2
+    two = 0.7 - 0.2 * (1 - pace), 0.7 - 0.2 * (1 - pace) ** 2
+    expected = [[0.5, one[0]], [two[0], one[1]], [two[1], 0.4 + 0.1 * (1 - pace) ** 3]]
+    torch.testing.assert_close(middles, torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("settings", [{"num_inference_steps": 2}, {"num_inference_steps": 6}, {"mask_frozen_after": 1}])
+def test_the_frame_of_a_placed_subject_goes_as_far_whatever_the_number_of_steps(tiny, monkeypatch, settings):
+    """Also while the mask is kept."""
+    unet = tiny.unet()
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=4)
+    monkeypatch.setattr("realcustom.customization.frame_of", lambda _: torch.tensor([[0.9, 0.5, 0.6]]))
+    seen, original = [], pipeline.adapter.act
+    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
+    plain = Image.new("RGB", (32, 32), "white")
+    plain.paste("black", (8, 8, 24, 24))
+    pipeline(PROMPT, plain, "dog", generator=seeded(0), **settings)
+    left = 0.4 * np.exp(-2.44)
+    torch.testing.assert_close(seen[-1].mean(dim=1)[0], torch.tensor([0.9 - left, 0.5], dtype=torch.float32))
 
 
 def test_frames_of_several_subjects_begin_where_their_masks_are(tiny, monkeypatch):

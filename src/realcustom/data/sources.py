@@ -27,6 +27,8 @@ class DataOptions(Options):
     """Side of the references, in pixels."""
     reference: Reference = "self"
     """stickers: condition on the target picture itself, on another picture of the same subject, or on the bare drawing."""
+    styles: list[str] = []
+    """stickers: one drawing of each noun, in the first of these styles in which there is one; every drawing if none is named."""
     scenes: SceneOptions = SceneOptions()
     """stickers: what scenes look like."""
 
@@ -35,13 +37,15 @@ def open_source(data: DataOptions, split: Split, seed: int) -> ExampleSource:
     """Return the examples of one split.
 
     Raises:
-        InputError: the folder does not hold what it should.
+        InputError: the folder does not hold what it should, or no drawing in one of the styles.
     """
     if data.source == "folder":
         return FolderSource(
             data.folder / split, seed=seed, side=data.resolution, reference_side=data.reference_resolution
         )
     store = DrawingStore.load(data.folder).where(lambda drawing: drawing.split == split)
+    if data.styles:
+        store = store.one_each(data.styles)
     return SceneSource(
         store, data.scenes, seed=seed, side=data.resolution, reference=data.reference,
         reference_side=data.reference_resolution,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel, SegformerConfig, SegformerForSemanticSegmentation
 
@@ -36,6 +36,11 @@ class Reading:
     """For "place", "noun" and "colour", "worn" and "beside" if they are known: one number for each of the judge's labels."""
     identity: Float[Tensor, "b c"]
     """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject."""
+
+    @property
+    def found(self) -> Bool[Tensor, " b"]:
+        """Whether there is a thing at all."""
+        return self.region.round().flatten(1).any(dim=1)
 
 
 class Judges(ModelMixin, ConfigMixin):
@@ -116,7 +121,7 @@ def subject_crops(
 
     Args:
         pixels: in [-1, 1].
-        region: how much of each pixel is the thing's, in [0, 1]; where none reaches one half, the whole picture is kept.
+        region: how much of each pixel is the thing's, in [0, 1]; where none reaches one half, what is left is white.
         side: of the crops.
     """
     weight = region[:, None]

@@ -25,6 +25,7 @@ figure { display: inline-block; margin: .4rem .8rem .4rem 0; font-size: 12px } f
 """
 
 _MEANING = {
+    "found": "there is a thing at all",
     "identity": "the subject is found among its noun's drawings",
     "identity_chance": "how often a random pick would find it",
     "similarity": "cosine with the subject's own drawing",

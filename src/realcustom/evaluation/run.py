@@ -189,17 +189,16 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
             pasted = overlap(reading.region.round(), torch.stack([of_references[one.subject] for one in shown]))
             for place, item in enumerate(items):
                 region = reading.region[place, None]
-                found = region.round()
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
-                record |= {"paste": float(pasted[place])}
-                y, x, _ = frame_of(found)[0].tolist()
-                seen = _seen(reading, place, judges)
-                seen["position"] = part_of(y, x) if found.any() else ""
-                record |= _control(item, shown[place].example, seen, judges)
-                record |= galleries.identity(item, reading.identity[place].numpy())
+                record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
+                record |= _control(item, shown[place].example, _seen(reading, place, judges), judges)
+                likeness = galleries.identity(item, reading.identity[place].numpy())
+                if not reading.found[place] and likeness:
+                    likeness |= {"identity": 0.0, "similarity": 0.0}
+                record |= likeness
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
-                    record["segmenter"] = float(overlap(found, true))
+                    record["segmenter"] = float(overlap(region.round(), true))
                 if row == "subject" and folder and (masks := _masks_path(_picture_path(folder, item.number))).exists():
                     record |= _mask_figures(_read_masks(masks), region)
                 records.append(record)
@@ -207,8 +206,15 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
 
 
 def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
-    """Return what the judges take picture `place` of a batch to show, by the names of their labels."""
-    return {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
+    """Return what the judges take picture `place` of a batch to show, by the names of their labels, and the thing's position.
+
+    A thing that is not found has no noun, no colour and no position.
+    """
+    seen = {name: judges.labels[name][int(logit[place].argmax())] for name, logit in reading.logits.items()}
+    if not reading.found[place]:
+        return seen | {"noun": "", "colour": "", "position": ""}
+    y, x, _ = frame_of(reading.region[place, None].round())[0].tolist()
+    return seen | {"position": part_of(y, x)}
 
 
 def _control(item: Item, shown: Example, seen: Mapping[str, str], judges: Judges) -> dict[str, float]:
@@ -280,7 +286,7 @@ def _batches(
 
 
 FIGURES = (
-    "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position", "leak",
+    "found", "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position", "leak",
     "paste", "mask", "mask_random", "mask_all", "segmenter",
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import Influence, attached
 from realcustom.data.examples import Batch, ExampleSource, collate
-from realcustom.data.sources import DataOptions
+from realcustom.data.sources import DataOptions, open_source
 from realcustom.errors import InputError
 from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import area_mask
@@ -82,6 +82,8 @@ class JointRecipe(AdapterRecipe):
 
     reference_dropout: float = 0.5
     """Share of batches in which the base sees no reference."""
+    text_data: DataOptions | None = None
+    """Where the examples of those batches come from; like the others if null."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class _ReferenceObjective(ABC, Generic[Trained]):
     model: Trained
     reference_dropout = 0.0
     """Share of batches that show no reference."""
+    text_source: ExampleSource | None = None
+    """Where the examples of those batches come from, if not from where the others do."""
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
@@ -205,7 +209,11 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         return groups
 
     def loss(self, model: Trained, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the error at random noise levels, each picture conditioned on its reference if the batch has any."""
+        """Return the error at random noise levels, each picture conditioned on its reference if the batch shows any."""
+        text_only = float(torch.rand((), generator=generator)) < self.reference_dropout
+        if text_only and self.text_source is not None:
+            numbers = torch.randint(2**31, (len(batch.captions),), generator=generator)
+            batch = collate([self.text_source[number] for number in numbers.tolist()])
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
@@ -214,7 +222,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         latents = encode(self.base.vae, batch.pixels)
         noisy = draw_noisy(latents, self.scheduler, generator, timestep_shift=self.recipe.timestep_shift)
         reference = None
-        if float(torch.rand((), generator=generator)) >= self.reference_dropout:
+        if not text_only:
             reference = self.reference(batch.references, self._jitter(batch.frames, generator), token_ratio)
         loss = sample_errors(
             self.predict(model, noisy, text, reference), noisy, self._cell_weights(batch, noisy)
@@ -338,6 +346,8 @@ class JointObjective(_ReferenceObjective[CustomizedUNet]):
     def __init__(self, recipe: JointRecipe, validation: ExampleSource) -> None:
         super().__init__(recipe, validation)
         self.reference_dropout = recipe.reference_dropout
+        if recipe.text_data is not None:
+            self.text_source = open_source(recipe.text_data, "train", seed=recipe.training.seed)
         self.model = CustomizedUNet(self.base.unet.requires_grad_(True), self.adapter)
 
     def predict(

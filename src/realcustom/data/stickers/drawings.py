@@ -125,6 +125,22 @@ class DrawingStore:
         rows = [row for row, drawing in enumerate(self.drawings) if keep(drawing)]
         return DrawingStore([self.drawings[row] for row in rows], self.pixels[rows], self.hues[rows])
 
+    def one_each(self, styles: Sequence[str]) -> DrawingStore:
+        """Return the store of one drawing of each noun, in the first of some styles in which there is one.
+
+        Raises:
+            InputError: there is no drawing in one of the styles.
+        """
+        known = {drawing.style for drawing in self.drawings}
+        if strange := [style for style in styles if style not in known]:
+            raise InputError(f"there is no drawing in the style {strange[0]}; there are {', '.join(sorted(known))}")
+        chosen: dict[str, str] = {}
+        for style in styles:
+            for drawing in self.drawings:
+                if drawing.style == style:
+                    chosen.setdefault(drawing.noun, style)
+        return self.where(lambda drawing: chosen.get(drawing.noun) == drawing.style)
+
     def save(self, folder: Path) -> None:
         """Write the store into `folder`, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -163,6 +163,8 @@ class SceneOptions(Options):
     """Share of captions that say just "thing"."""
     tilt: NonNegativeFloat = 8.0
     """Standard deviation of the angle by which a thing is turned, in degrees."""
+    mirrored_share: float = 0.5
+    """Share of scenes whose thing is mirrored, and with it its reference."""
     colour_share: float = 0.1
     """Share of scenes whose thing is recoloured and whose caption says so ("a purple robot")."""
     hue_share: float = 0.0
@@ -365,7 +367,7 @@ class SceneSource:
             x, y = rng.uniform(low, high, 2)
         else:
             x, y = np.clip(rng.normal(0.5, self.options.centre_spread, 2), low, high)
-        return Pose(x, y, size, rng.normal(0, self.options.tilt), rng.random() < 0.5)
+        return Pose(x, y, size, rng.normal(0, self.options.tilt), rng.random() < self.options.mirrored_share)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         """Return what a scene is to show."""
