@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -13,16 +14,22 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-CHECKED = (
-    "adapter", "attention", "errors", "guidance", "latents", "loading", "masks", "options", "pictures", "placement",
-    "portrait", "projector",
-    "prompts", "schedule", "vision", "convert", "customization", "evaluation.judges", "finding", "integrity", "licenses",
-    "versions", "subject_encoder", "saved_subject", "checks", "branches",
-    "evaluation.scores", "report", "scoring", "training.checkpoint", "training.diffusion", "training.options",
-)  # fmt: skip
-"""Modules whose annotations are checked at every call. The pipeline checks what it is given by itself."""
+SOURCE = Path(__file__).parents[1] / "src"
+SHAPED = [
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for path in SOURCE.rglob("*.py")
+    if "\nfrom jaxtyping import " in path.read_text("utf-8")
+]
+"""Modules whose annotations tell shapes."""
 
-jaxtyping.install_import_hook([f"realcustom.{name}" for name in CHECKED], "checker.check")
+PLAIN = (
+    "attention", "errors", "files", "loading", "options", "pictures", "prompts", "convert", "customization", "finding",
+    "integrity", "licenses", "versions", "subject_encoder", "saved_subject", "checks", "branches", "report",
+    "training.checkpoint", "training.options",
+)  # fmt: skip
+"""Others whose annotations are checked at every call, too. The pipeline checks what it is given by itself."""
+
+jaxtyping.install_import_hook([*SHAPED, *(f"realcustom.{name}" for name in PLAIN)], "checker.check")
 transformers.logging.disable_progress_bar()
 diffusers.logging.disable_progress_bar()
 diffusers.logging.set_verbosity_error()

@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "realcustom"
 LAYERS = (
-    ("errors", "options", "checks"),
+    ("errors", "files", "options", "checks"),
     ("masks", "guidance", "placement", "prompts", "schedule", "scoring"),
     ("projector", "attention", "latents", "vision"),
     ("adapter",),
@@ -90,6 +90,46 @@ def test_nothing_is_unpickled_or_loaded_loosely(path):
         loads = loads[1:]
         assert not any(node.attr in ("loads", "Unpickler") for node in nodes(path, ast.Attribute))
     assert loads + pickles + loose == []
+
+
+CONNECTED = {
+    "loading.py": {"huggingface_hub"},
+    "finding.py": {"huggingface_hub"},  # which looks into the cache alone
+    "evaluation/cluster.py": {"ray"},
+    "data/stickers/drawings.py": {"urllib"},
+}
+"""The files that may import what opens connections."""
+
+FETCHING = {"apps/convert.py", "data/stickers/text_encoder.py"}
+"""The files in which transformers may fetch what somebody has named."""
+
+CONNECTING = {
+    "aiohttp", "asyncio", "ftplib", "http", "httpx", "huggingface_hub", "ray", "requests", "smtplib", "socket", "ssl", "urllib",
+    "urllib3", "xmlrpc",
+}  # fmt: skip
+
+
+@files
+def test_only_some_files_open_connections(path):
+    name = path.relative_to(SOURCE).as_posix()
+    imports = {alias.name.split(".")[0] for node in nodes(path, ast.Import) for alias in node.names}
+    imports |= {(node.module or "").split(".")[0] for node in nodes(path, ast.ImportFrom)}
+    assert imports & CONNECTING == CONNECTED.get(name, set())
+    calls = [node for node in nodes(path, ast.Call) if isinstance(node.func, ast.Attribute)]
+    loads = [ast.unparse(node) for node in calls if node.func.attr == "from_pretrained"]
+    own = ("RealCustomPipeline.", "torch.nn.Embedding.", "component.from_pretrained(None,")  # the latter two of tensors
+    fetching = [load for load in loads if "local_files_only=True" not in load and not load.startswith(own)]
+    assert not fetching or name in FETCHING
+
+
+@files
+def test_files_are_written_whole(path):
+    """By `files.write_whole` and the like. Of trainings whole folders take the place of others, and logs grow."""
+    written = [
+        node.attr for node in nodes(path, ast.Attribute) if node.attr in ("write_text", "write_bytes", "mkstemp")
+    ]
+    module = path.relative_to(SOURCE).parts[0]
+    assert not written or module in ("files.py", "training")
 
 
 def test_importing_the_package_is_light():

@@ -24,6 +24,16 @@ from realcustom.projector import CrossScaleProjector, FeatureProjector
 from realcustom.prompts import TextStates
 from realcustom.scoring import ScoringModule, strongest_present, strongest_tokens
 
+_OF_RC: dict[str, Any] = {
+    "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
+    "guidance": "cascade", "mask_normalization": "max", "mask_frozen_after": None,
+}  # fmt: skip
+_OF_RC_PLUS_PLUS: dict[str, Any] = {
+    **_OF_RC, "num_inference_steps": 25, "guidance_scale": 3.5, "subject_guidance_scale": 3.5, "guidance": "direct",
+    "mask_normalization": "min_max_per_layer", "mask_frozen_after": 12,
+}  # fmt: skip
+"""What the papers' authors take, for a model that says nothing itself."""
+
 
 class RealCustomAdapter(ModelMixin, ConfigMixin):
     """Scoring module, and for every cross-attention layer keys and values for image features (RC 4-10).
@@ -229,3 +239,8 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
 def _key(layer: str) -> str:
     """A layer's name where PyTorch allows no dots."""
     return layer.replace(".", "-")
+
+
+def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:
+    """Return what the authors of the paper take that an adapter follows: RC's are scored, RC++'s are not."""
+    return dict(_OF_RC if adapter is None or adapter.scoring is not None else _OF_RC_PLUS_PLUS)

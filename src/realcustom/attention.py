@@ -128,23 +128,19 @@ class Influence:
 
     views: Sequence[View]
     """Of the same samples, which are the last of the call's; attention chooses among the tokens of all of them."""
-    mask: Tensor | Mapping[str, Tensor] | None = None
-    """`[b, h, w]` in [0, 1], where the subject may act (RC 12), or one for each layer; everywhere if None."""
+    mask: Tensor | None = None
+    """`[b, h, w]` in [0, 1], where the subject may act (RC 12); everywhere if None."""
     scale: Tensor | None = None
     """`[b]`, what each sample's contribution is multiplied with; 1 if None."""
     _reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict, repr=False, compare=False)
 
-    def reach(
-        self, name: str, grid: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]
-    ) -> Reach | None:
-        """Return where it acts in layer `name`, everywhere if None; found once for all layers of a grid that share a mask."""
+    def reach(self, grid: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]) -> Reach | None:
+        """Return where it acts in the layers of a grid, everywhere if None; found once for all of them."""
         if self.mask is None:
             return None
-        shared = not isinstance(self.mask, Mapping)
-        key = ("" if shared else name, grid, resize)
+        key = (grid, resize)
         if key not in self._reaches:
-            mask = self.mask[name] if isinstance(self.mask, Mapping) else self.mask
-            self._reaches[key] = Reach.of(resize(mask, grid))
+            self._reaches[key] = Reach.of(resize(self.mask, grid))
         return self._reaches[key]
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
@@ -344,7 +340,7 @@ class SubjectAttnProcessor:
             subject: acts. Cells in which it does not act are not asked what it looks like there.
         """
         grid, own = self.tap.grid(cells.shape[1]), subject.views[0].to_q
-        reach = subject.reach(self.name, grid, self.tap.resize)
+        reach = subject.reach(grid, self.tap.resize)
         asked = query if own is None else cells
         asked = asked if reach is None else reach.gather(asked)
         asked = asked if own is None else own[self.name](asked)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from realcustom.errors import InputError
+from realcustom.errors import CheckpointMismatch, InputError
 
 LARGEST = 1000.0
 """Beyond it no guidance makes anything but noise, and float16 overflows."""
@@ -95,3 +95,26 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, but is {value!r}")
+
+
+def check_tensors(
+    source: str,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    reshaped: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+) -> None:
+    """Check that a model's tensors are all there is, and of its shapes.
+
+    Args:
+        source: where they come from.
+        missing: names of those that are not there.
+        unexpected: names of those that the model has not.
+        reshaped: of those of another shape the name, that shape and the model's own.
+
+    Raises:
+        CheckpointMismatch: there are some of either.
+    """
+    shapes = [f"{name} ({tuple(held)} instead of {tuple(own)})" for name, held, own in sorted(reshaped)]
+    wrong = sorted(missing), sorted(unexpected), shapes
+    if any(wrong):
+        raise CheckpointMismatch(source, *wrong)

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
 from realcustom.adapter import RealCustomAdapter
+from realcustom.checks import check_tensors
 from realcustom.errors import CheckpointMismatch, InputError
 
 State = Mapping[str, Tensor]
@@ -317,10 +318,7 @@ def _loaded(component: Any, config: Any, state: dict[str, Tensor], what: str) ->
     model, info = component.from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    shapes = [f"{name} ({tuple(held)} instead of {tuple(own)})" for name, held, own in info["mismatched_keys"]]
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing or unexpected or shapes:
-        raise CheckpointMismatch(what, missing, unexpected, shapes)
+    check_tensors(what, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return model.eval()
 
 
@@ -330,14 +328,9 @@ def check_keys(what: str, expected: Mapping[str, torch.Size], given: State) -> N
     Raises:
         CheckpointMismatch: keys are missing, unexpected or of another shape.
     """
-    shapes = [
-        f"{key} ({tuple(given[key].shape)} instead of {tuple(shape)})"
-        for key, shape in expected.items()
-        if key in given and given[key].shape != shape
-    ]
-    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-    if missing or unexpected or shapes:
-        raise CheckpointMismatch(what, missing, unexpected, shapes)
+    common = expected.keys() & given.keys()
+    reshaped = [(key, given[key].shape, expected[key]) for key in common if given[key].shape != expected[key]]
+    check_tensors(what, expected.keys() - common, given.keys() - common, reshaped)
 
 
 def _resampled(positions: Tensor, side: int) -> Tensor:

@@ -5,9 +5,9 @@ The network is never asked, and nothing here needs torch, so that what only look
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from huggingface_hub.errors import CacheNotFound, HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from realcustom.errors import InputError, did_you_mean
+from realcustom.files import read_json
 
 EMBEDDED = ("stickers",)
 """Models that ship inside the package."""
@@ -118,23 +119,27 @@ def cached_places() -> list[Place]:
 
 def describe(place: Place) -> Model:
     """Return what a model's files say about it; what cannot be read is left open."""
-    adapter = read_object(place.folder / INDEX).get("adapter")
     return Model(
         place=place,
-        takes_subject=isinstance(adapter, list) and None not in adapter,
+        takes_subject=_has(read_object(place.folder / INDEX), "adapter"),
         pixels=picture_side(place.folder),
         size=sum(path.stat().st_size for path in place.folder.rglob("*") if path.is_file()),
         description=_first_sentence(place.folder / CARD),
     )
 
 
+def _has(index: Mapping[str, Any], component: str) -> bool:
+    """Whether a model has a component, by its index."""
+    entry = index.get(component)
+    return isinstance(entry, list) and None not in entry
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file, or an empty one if the file holds none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def picture_side(folder: Path) -> int | None:
@@ -145,6 +150,37 @@ def picture_side(folder: Path) -> int | None:
     if not isinstance(cells, int) or not isinstance(blocks, list):
         return None
     return cells * 2 ** (len(blocks) - 1)
+
+
+def reference_side(model: Path, part: Path | None = None) -> int | None:
+    """Return the side of what a model's encoder sees of a reference, in pixels; None where its files do not say it.
+
+    Args:
+        model: its folder.
+        part: folder of the RealCustom part that is put on it, which may bring its own image encoders.
+    """
+    index = read_object(model / INDEX)
+    sides: list[Any] = []
+    for name in ("image_encoder", "image_encoder_2"):
+        brought = None if part is None else part / name / "config.json"
+        if brought is not None and brought.is_file():
+            sides.append(read_object(brought).get("image_size"))
+        elif _has(index, name):
+            sides.append(read_object(model / name / "config.json").get("image_size"))
+    own = picture_side(model)
+    known = all(isinstance(side, int) for side in sides or [own])
+    return seen_side(own or 0, sides) if known else None
+
+
+def seen_side(own: int, encoders: Sequence[int]) -> int:
+    """Return the side of what is seen of a reference, in pixels.
+
+    Args:
+        own: of the base's own pictures, which its autoencoder sees if there is no image encoder.
+        encoders: of what each image encoder looks at; where there are two, they also look at the parts of a picture of
+            double size (RC++).
+    """
+    return encoders[0] * len(encoders) if encoders else own
 
 
 def _first_sentence(card: Path) -> str:

@@ -34,7 +34,6 @@ def cascade_guidance(
     guidance_scale: float,
     subject_guidance_scale: float,
     guidance_rescale: float = 0.0,
-    mask: Float[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """Return the guided prediction of RC 13.
 
@@ -47,17 +46,10 @@ def cascade_guidance(
         guidance_scale: w_t, how far from the unconditional towards the text.
         subject_guidance_scale: w_i, how far from the text towards the subject.
         guidance_rescale: how far the result's spread is brought back to that of TI2I, in [0, 1]; the paper does not.
-        mask: where it is to be that of TI2I; elsewhere it is brought back to that of T2I. Everywhere if not given.
     """
     to_text = guidance_scale * (text - unconditional)
     guided = unconditional + to_text + subject_guidance_scale * (text_and_subject - text)
-    if not guidance_rescale:
-        return guided
-    inside = _rescaled(guided, text_and_subject, guidance_rescale)
-    if mask is None:
-        return inside
-    outside = _rescaled(guided, text, guidance_rescale)
-    return outside + mask[:, None] * (inside - outside)
+    return _rescaled(guided, text_and_subject, guidance_rescale) if guidance_rescale else guided
 
 
 def direct_guidance(

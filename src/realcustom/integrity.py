@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from realcustom.files import write_whole
 from realcustom.finding import CARD, INDEX, Place, read_object
 
 MANIFEST = "manifest.json"
@@ -84,7 +85,7 @@ def make_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of the files that lie in a model's folder now."""
-    (folder / MANIFEST).write_text(json.dumps(make_manifest(folder), indent=2) + "\n", "utf-8")
+    write_whole(json.dumps(make_manifest(folder), indent=2) + "\n", folder / MANIFEST)
 
 
 def check(place: Place) -> list[FileState]:

@@ -19,8 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from torch import nn
 
-from realcustom.adapter import RealCustomAdapter
-from realcustom.errors import CheckpointMismatch, InputError, did_you_mean
+from realcustom.adapter import RealCustomAdapter, defaults_of
+from realcustom.checks import check_tensors
+from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import EMBEDDED, embedded_folder, read_object
 from realcustom.integrity import PICKLED, VOCABULARIES, check_layout, weights_variant
 
@@ -170,13 +171,19 @@ def fingerprint(*parts: nn.Module | None) -> str:
 def model_hash(pipeline: DiffusionPipeline) -> str:
     """Return a hash of all of a model that decides its pictures: weights, configurations, schedule and vocabulary.
 
-    Its defaults take no part: they are settings of a picture.
+    Its defaults take no part that are settings of a picture, nor what it does as every model does it unless told otherwise.
     """
     components = [part for _, part in sorted(pipeline.components.items())]
     parts = [part for part in components if isinstance(part, nn.Module)]
     told = [_ingredients(part) for part in components if hasattr(part, "config")]
     vocabulary = sorted(pipeline.tokenizer.get_vocab().items())
-    text = json.dumps([told, pipeline.config["mask_layers"], vocabulary], sort_keys=True, default=str)
+    usual = {
+        "mask_normalization": defaults_of(pipeline.adapter)["mask_normalization"],
+        "force_zeros_for_empty_prompt": True,
+    }
+    unusual = {name: value for name, one in usual.items() if (value := pipeline.config[name]) != one}
+    own = [told, pipeline.config["mask_layers"], vocabulary, *([unusual] if unusual else [])]
+    text = json.dumps(own, sort_keys=True, default=str)
     return hashlib.sha256(f"{fingerprint(*parts)} {text}".encode()).hexdigest()[:16]
 
 
@@ -240,6 +247,19 @@ def load_components(
     return loaded
 
 
+def part_folder(name: str | Path, **hub: Any) -> Path:
+    """Return the folder of a RealCustom part, or of anything else that is no whole model.
+
+    Args:
+        name: a folder, or a hub id, which is fetched as a snapshot.
+        **hub: `revision`, `token`, `local_files_only` (take what the cache holds) and `cache_dir`.
+
+    Raises:
+        InputError: there is none.
+    """
+    return Path(name) if os.path.isdir(name) else _snapshot(str(name), **hub)
+
+
 def load_part(name: str | Path, dtype: torch.dtype = torch.float32, *, base: bool = True, **hub: Any) -> dict[str, Any]:
     """Return the components that a RealCustom part's folder holds: the adapter, and what it brings along.
 
@@ -253,7 +273,7 @@ def load_part(name: str | Path, dtype: torch.dtype = torch.float32, *, base: boo
         CheckpointMismatch: tensors are missing, unexpected or of another shape.
         InputError: there is no such folder, or it holds no adapter in safetensors.
     """
-    folder = Path(name) if os.path.isdir(name) else _snapshot(str(name), **hub)
+    folder = part_folder(name, **hub)
     own = folder / "adapter" if (folder / "adapter").is_dir() else folder
     if not any(own.glob("*.safetensors*")):
         pickled = sorted(path.name for path in folder.rglob("*") if path.suffix in PICKLED)
@@ -328,8 +348,5 @@ def load_strictly(
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"could not load {component.__name__} from {folder}: {error}") from error
-    shapes = [f"{name} ({tuple(held)} instead of {tuple(own)})" for name, held, own in info["mismatched_keys"]]
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing or unexpected or shapes:
-        raise CheckpointMismatch(str(folder), missing, unexpected, shapes)
+    check_tensors(str(folder), info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return model.eval()

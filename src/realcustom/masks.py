@@ -62,40 +62,16 @@ def _min_max(relevance: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     return (relevance - low) / (high - low + _EPSILON)
 
 
-def affinity(
-    self_maps: Sequence[Float[Tensor, "b n _ _"]], size: tuple[int, int], *, normalization: Normalization = "none"
-) -> Float[Tensor, "b q q"]:
-    """Return how much each cell attends to each other one, from the self-attention maps of several layers (RC++).
-
-    Args:
-        self_maps: one a layer, for each of its heads, over its own grid; each is resized as if it were a picture.
-        size: grid of the result (height, width).
-        normalization: "min_max_per_layer" stretches the map of every head to [0, 1] before the mean over all heads of all
-            layers; "max" and "min_max" scale the mean; "none" leaves it.
-    """
-    cells, heads = size[0] * size[1], []
-    for layer in self_maps:
-        resized = resize_mask(rearrange(layer, "b n q k -> (b n) q k"), (cells, cells))
-        resized = _min_max(resized) if normalization == "min_max_per_layer" else resized
-        heads.append(rearrange(resized, "(b n) q k -> b n q k", b=len(layer)))
-    mean = torch.cat(heads, dim=1).mean(dim=1)
-    return _normalized(mean, normalization) if normalization in ("max", "min_max") else mean
-
-
-def spread(relevance: Float[Tensor, "b h w"], affinity: Float[Tensor, "b q q"]) -> Float[Tensor, "b h w"]:
-    """Let the relevance of every cell be that of the cells that it attends to."""
-    flat = torch.einsum("bqk,bk->bq", affinity, rearrange(relevance, "b h w -> b (h w)"))
-    return flat.view_as(relevance)
-
-
 def attended(
     relevance: Float[Tensor, "b h w"], layers: Sequence[tuple[Float[Tensor, "b n q d"], Float[Tensor, "b n q d"]]]
 ) -> Float[Tensor, "b h w"]:
-    """Return `spread` over the un-normalised `affinity` of layers on the relevance's own grid, without making the maps.
+    """Let the relevance of every cell be that of the cells that it attends to, the mean over all heads of all layers (RC++).
+
+    The maps between all cells are never made.
 
     Args:
         relevance: of every cell.
-        layers: queries and keys of each layer's self-attention.
+        layers: queries and keys of each layer's self-attention, on the relevance's own grid.
     """
     values = rearrange(relevance, "b h w -> b 1 (h w) 1")
     found = [
@@ -125,8 +101,8 @@ def aggregate(
         normalization: "max" divides the average by its largest value (RC 11); "min_max" stretches it to [0, 1];
             "min_max_per_layer" stretches each layer's map before averaging, and the average again; "none" leaves it.
         size: grid of the result (height, width); the finest of the maps if not given.
-        refine: what is done to the average before it is scaled: `spread` or `attended` (RC++); the authors leave it out
-            where `normalization` is "none".
+        refine: what is done to the average before it is scaled, such as `attended` (RC++); the authors leave it out where
+            `normalization` is "none".
 
     Returns:
         The word's relevance for each cell, for each sample on its own.

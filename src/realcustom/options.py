@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from realcustom.errors import InputError, did_you_mean
 
 Recipe = TypeVar("Recipe", bound="Options")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Options(BaseModel):
@@ -75,11 +79,20 @@ def _explain(recipe: type[Options], error: ValidationError) -> list[str]:
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            owner: Any = recipe
-            for part in item["loc"][:-1]:
-                owner = owner.model_fields[part].annotation
-            sentences.append(f"{name} is no option.{did_you_mean(str(item['loc'][-1]), list(owner.model_fields))}")
+            *path, unknown = item["loc"]
+            known = list(_kind_at(recipe, path).model_fields)
+            sentences.append(f"{name} is no option.{did_you_mean(str(unknown), known)}")
         else:
             given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
             sentences.append(f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}{given}")
     return sentences
+
+
+def _kind_at(recipe: type[Options], path: Sequence[str | int]) -> Any:
+    """Return the kind of the value at a place of a recipe, told by names of options and places in lists."""
+    kind: Any = recipe
+    for part in path:
+        kind = get_args(kind)[0] if isinstance(part, int) else kind.model_fields[part].annotation
+        if NoneType in get_args(kind):
+            (kind,) = set(get_args(kind)) - {NoneType}
+    return kind

@@ -11,19 +11,22 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
 import transformers
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
+from torch import nn
 
 from realcustom import __version__
+from realcustom.adapter import RealCustomAdapter
 from realcustom.checks import check_least
 from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
-from realcustom.loading import model_hash
+from realcustom.guidance import Form
+from realcustom.loading import model_hash, part_folder, resolve
 from realcustom.options import parse_options
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
@@ -86,6 +89,11 @@ class Painter:
         self._own_scheduler = pipeline.scheduler
         self._rehearsed: set[tuple[str, int]] = set()
 
+    @property
+    def dtype(self) -> Dtype:
+        """Of the model's numbers."""
+        return typing.cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch."))
+
     @classmethod
     def load(
         cls,
@@ -95,7 +103,8 @@ class Painter:
         device: str | None = None,
         dtype: str = "float32",
         progress: bool = False,
-        local_files_only: bool = False,
+        local_model: bool = False,
+        local_adapter: bool = False,
     ) -> Painter:
         """Return a painter of a model on a device, the best that there is if none is named.
 
@@ -105,14 +114,18 @@ class Painter:
             device: of torch.
             dtype: name of torch's type.
             progress: show a bar on standard error.
-            local_files_only: never ask the hub.
+            local_model: never ask the hub for the model, as whoever runs this has not named it.
+            local_adapter: likewise for the adapter.
 
         Raises:
             InputError: there is no such model, or the device cannot be used.
         """
         place = locate(model)
-        part = {} if adapter is None else {"adapter": adapter}
-        pipeline = RealCustomPipeline.from_pretrained(model, dtype=dtype, local_files_only=local_files_only, **part)
+        folder = resolve(model, local_files_only=local_model)
+        part: dict[str, Any] = (
+            {} if adapter is None else {"adapter": part_folder(adapter, local_files_only=local_adapter)}
+        )
+        pipeline = RealCustomPipeline.from_pretrained(folder, dtype=dtype, **part)
         pipeline.set_progress_bar_config(disable=not progress)
         return cls(to_device(pipeline, device), place, adapter)
 
@@ -176,6 +189,18 @@ class Painter:
         for word, occurrence in said:
             find_word(settings.prompt, word, self.pipeline.tokenizer, occurrence=occurrence)
 
+    def unread(self, settings: PictureSettings, masked: Sequence[bool]) -> dict[str, str]:
+        """Return the settings that a call with these does not read, each with the reason.
+
+        Args:
+            settings: complete ones.
+            masked: of each subject whether a mask is given for it.
+        """
+        modes = [one.mask_mode for one in settings.subjects] or [settings.mask_mode]
+        replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
+        instead = "the mask that is given, with mask-mode replace," if replaced else ""
+        return unread_settings(self.pipeline.adapter, settings.guidance, instead)
+
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
         """Make the pictures of one call; their settings may differ in seed and subject_scale.
 
@@ -214,13 +239,34 @@ class Painter:
                 adapter=self.adapter,
                 weights=self.weights,
                 device=_device_name(self.pipeline.device),
-                dtype=typing.cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch.")),
+                dtype=self.dtype,
                 threads=torch.get_num_threads(),
                 versions=_versions(),
             )
             for index, one in enumerate(settings)
         ]
         return Painting(result.images, provenances, result.masks, result.report, seconds)
+
+
+def unread_settings(adapter: RealCustomAdapter | None, guidance: Form, instead: str = "") -> dict[str, str]:
+    """Return what of a subject's settings a call does not read, by their names, each with the reason.
+
+    Args:
+        adapter: the model's.
+        guidance: the call's form of it.
+        instead: what takes the place of every word's own mask, in words; nothing does if it is empty.
+    """
+    unread: dict[str, str] = {}
+    if instead:
+        # With the cascade, the source of the mask also says which branches are one batch.
+        of_masks = ("mask_scope", "mask_binary", "mask_frozen_after", "mask_refined", "mask_layers")
+        names = of_masks if guidance == "cascade" else (*of_masks, "mask_source")
+        unread |= dict.fromkeys(names, f"{instead} takes the place of the word's")
+    if guidance == "direct":
+        unread["subject_guidance_scale"] = "guidance is direct"
+    if adapter is not None and adapter.scoring is None:
+        unread["token_ratio"] = "the adapter scores no tokens"
+    return unread
 
 
 def subjects_of(sources: Sequence[Source], settings: PictureSettings) -> dict[str, Any]:
@@ -354,8 +400,11 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def to_device(pipeline: RealCustomPipeline, device: str | None) -> RealCustomPipeline:
-    """Return the pipeline on a device, on the best that there is if none is named.
+Movable = TypeVar("Movable", RealCustomPipeline, nn.Module)
+
+
+def to_device(model: Movable, device: str | None) -> Movable:
+    """Return a pipeline or network on a device, on the best that there is if none is named.
 
     Raises:
         InputError: the device cannot be used.
@@ -363,7 +412,7 @@ def to_device(pipeline: RealCustomPipeline, device: str | None) -> RealCustomPip
     try:
         if device is not None and torch.device(device).type == "meta":
             raise RuntimeError("it holds no numbers")
-        return pipeline.to(device or best_device())
+        return model.to(device or best_device())
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 

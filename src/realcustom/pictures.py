@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import errno
 import io
 import logging
 import os
 import re
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from realcustom.errors import InputError
+from realcustom.files import drafted, named, reason, require_folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +43,11 @@ def read_picture(path: Path) -> Image.Image:
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"there is no picture {_named(path)}") from None
+        raise InputError(f"there is no picture {named(path)}") from None
     except IsADirectoryError:
-        raise InputError(f"{_named(path)} cannot be read as a picture: it is a folder") from None
+        raise InputError(f"{named(path)} cannot be read as a picture: it is a folder") from None
     except (OSError, ValueError) as error:  # no right to read it, or a name that no file can have
-        raise InputError(f"{_named(path)} cannot be read as a picture: {_in_one_line(error)}") from error
+        raise InputError(f"{named(path)} cannot be read as a picture: {reason(error)}") from error
 
 
 def as_seen(picture: Image.Image) -> Image.Image:
@@ -64,7 +63,7 @@ def as_seen(picture: Image.Image) -> Image.Image:
             picture.load()
             upright = ImageOps.exif_transpose(picture)
         except Exception as error:  # a decoder of foreign bytes may raise anything, and this one may not have run yet
-            raise InputError(f"{name} cannot be read: {_in_one_line(error)}") from error
+            raise InputError(f"{name} cannot be read: {reason(error)}") from error
         if 0 in upright.size:
             raise InputError(f"{name} is empty: {upright.width} x {upright.height} pixels")
         if upright.mode.startswith("I;16"):
@@ -76,7 +75,7 @@ def as_seen(picture: Image.Image) -> Image.Image:
         try:
             return upright.convert(_shown_mode(upright))
         except Exception as error:  # what a file says of its palette or its transparency need not fit its pixels
-            raise InputError(f"{name} cannot be read: {_in_one_line(error)}") from error
+            raise InputError(f"{name} cannot be read: {reason(error)}") from error
 
 
 def _shown_mode(picture: Image.Image) -> str:
@@ -94,29 +93,29 @@ def decode_picture(stream: IO[bytes] | io.BytesIO, path: Path) -> Image.Image:
     with _silent():
         try:
             picture = Image.open(stream)
-            _refuse_huge(_named(path), picture.width * picture.height)
+            _refuse_huge(named(path), picture.width * picture.height)
             if picture.format in ("EPS", "WMF"):  # Pillow would have another program draw them
-                raise InputError(f"{_named(path)} cannot be read as a picture: it {_DRAWN}")
+                raise InputError(f"{named(path)} cannot be read as a picture: it {_DRAWN}")
             picture.load()
         except InputError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _too_many(_named(path), next(iter(re.findall(r"\d+", str(error))), "too many")) from error
+            raise _too_many(named(path), next(iter(re.findall(r"\d+", str(error))), "too many")) from error
         except UnidentifiedImageError as error:
-            raise InputError(f"{_named(path)} cannot be read as a picture: it {_nature(stream)}") from error
+            raise InputError(f"{named(path)} cannot be read as a picture: it {_nature(stream)}") from error
         except Exception as error:  # a decoder of foreign bytes may raise anything
-            raise InputError(f"{_named(path)} cannot be read as a picture: {_in_one_line(error)}") from error
+            raise InputError(f"{named(path)} cannot be read as a picture: {reason(error)}") from error
         first = picture.copy() if picture.format == "GIF" else picture  # looking for a second one loses the first
         first.filename = str(path)  # type: ignore[attr-defined]  # as of one that Pillow has opened by its name
         if picture.format != "MPO" and _holds_several(picture):  # a telephone's MPO holds one, and how deep it is
-            logger.warning("%s holds more than one picture; its first one is taken", _named(path))
+            logger.warning("%s holds more than one picture; its first one is taken", named(path))
     return first
 
 
 def _name_of(picture: Image.Image) -> str:
     """Return how messages call a picture: by its file, if it is known."""
     path = getattr(picture, "filename", "")
-    return _named(Path(path)) if path else "the picture"
+    return named(Path(path)) if path else "the picture"
 
 
 def _holds_several(picture: Image.Image) -> bool:
@@ -164,16 +163,6 @@ def _as_text(head: bytes) -> str | None:
     return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
 
 
-def _named(path: Path) -> str:
-    """Return a path as a message can show it: in one line, and without what a terminal would obey."""
-    return str(path) if str(path).isprintable() else repr(str(path))
-
-
-def _in_one_line(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split()) or type(error).__name__
-
-
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep Pillow's warnings to itself, and make errors of those about too large pictures."""
@@ -192,32 +181,22 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     """
     try:
         _require_png(path)
-        _require_folder_of(path)
+        require_folder_of(path)
         if path.is_dir():
-            raise InputError(f"{_named(path)} is a folder; choose another name")
+            raise InputError(f"{named(path)} is a folder; choose another name")
         if os.path.lexists(path) and not overwrite:
-            raise InputError(f"{_named(path)} exists; choose another name, or --overwrite it")
+            raise InputError(f"{named(path)} exists; choose another name, or --overwrite it")
         if not os.access(path.parent, os.W_OK):
-            raise InputError(f"the folder {_named(path.parent)} cannot be written to")
+            raise InputError(f"the folder {named(path.parent)} cannot be written to")
     except OSError as error:  # a name that no file system takes
-        raise InputError(f"{_named(path)} cannot be written: {_in_one_line(error)}") from error
+        raise InputError(f"{named(path)} cannot be written: {reason(error)}") from error
 
 
 def _require_png(path: Path) -> None:
     if path.name.lower() == ".png":
-        raise InputError(f"the output {_named(path)} has no name before .png; give it one")
+        raise InputError(f"the output {named(path)} has no name before .png; give it one")
     if path.suffix.lower() != ".png":
-        raise InputError(f"the output must end in .png, but is {_named(path)}")
-
-
-def _require_folder_of(path: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir() and folder.exists():
-        raise InputError(
-            f"the output {_named(path)} cannot lie in {_named(folder)}, which is a file; choose another name"
-        )
-    if not folder.is_dir():
-        raise InputError(f"the folder {_named(folder)} for the output does not exist; make it first")
+        raise InputError(f"the output must end in .png, but is {named(path)}")
 
 
 def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None) -> None:
@@ -227,50 +206,8 @@ def write_picture(picture: Image.Image, path: Path, texts: PngInfo | None = None
         InputError: the file cannot be written.
         OSError: the disk is full or broken.
     """
-    _write(path, lambda stream: picture.save(stream, "PNG", pnginfo=texts))
-
-
-def require_place(path: Path, *, overwrite: bool) -> None:
-    """Check that a file of any kind can be written.
-
-    Raises:
-        InputError: it exists and may not be overwritten, or there is no folder for it.
-    """
-    if path.is_dir():
-        raise InputError(f"{_named(path)} is a folder; choose another name")
-    _require_folder_of(path)
-    if os.path.lexists(path) and not overwrite:
-        raise InputError(f"{_named(path)} exists; choose another name, or overwrite it")
-
-
-def write_whole(data: bytes, path: Path, *, overwrite: bool) -> None:
-    """Write a file that appears under its name only when it is whole.
-
-    Raises:
-        InputError: it exists and may not be overwritten, or it cannot be written.
-        OSError: the disk is full or broken.
-    """
-    require_place(path, overwrite=overwrite)
-    _write(path, lambda stream: stream.write(data))
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    draft = None
-    try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        with os.fdopen(handle, "wb") as stream:
-            fill(stream)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)
-        os.replace(draft, path)
-    except BaseException as error:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        if isinstance(error, (OSError, ValueError)) and not full:  # a full disk is no wrong input
-            raise InputError(f"{_named(path)} cannot be written: {_in_one_line(error)}") from error
-        raise
+    with drafted(path) as draft, draft.open("xb") as stream:
+        picture.save(stream, "PNG", pnginfo=texts)
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from realcustom.adapter import RealCustomAdapter
+from realcustom.adapter import RealCustomAdapter, defaults_of
 from realcustom.attention import attached, attention_grid, cross_attention_layers
 from realcustom.branches import MASK_SOURCES, Branches, MaskSource, Shortcuts, encoder_layers
 from realcustom.checks import (
@@ -73,16 +73,6 @@ StepCallback = Callable[["RealCustomPipeline", int, int, dict[str, Any]], dict[s
 
 _LARGEST_SIDE = 8192
 """Of a picture, in pixels."""
-
-_OF_RC: dict[str, Any] = {
-    "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
-    "guidance": "cascade", "mask_normalization": "max", "mask_frozen_after": None,
-}  # fmt: skip
-_OF_RC_PLUS_PLUS: dict[str, Any] = {
-    **_OF_RC, "num_inference_steps": 25, "guidance_scale": 3.5, "subject_guidance_scale": 3.5, "guidance": "direct",
-    "mask_normalization": "min_max_per_layer", "mask_frozen_after": 12,
-}  # fmt: skip
-"""What the papers' authors take, for a model that says nothing itself."""
 
 _OF_HUB = ("revision", "token", "local_files_only", "cache_dir")
 
@@ -758,8 +748,8 @@ class RealCustomPipeline(DiffusionPipeline):
 
     @property
     def side(self) -> int:
-        """Of the model's own pictures, and of what the encoder sees of a reference, in pixels."""
-        return self.unet.config.sample_size * self.vae_scale_factor
+        """Of the model's own pictures, in pixels."""
+        return side_of(self)
 
     @property
     def subject_encoder(self) -> SubjectEncoder:
@@ -863,9 +853,9 @@ def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     return [float(one) for one in scales]
 
 
-def defaults_of(adapter: RealCustomAdapter | None) -> dict[str, Any]:
-    """Return what the authors of the paper take that an adapter follows: RC's are scored, RC++'s are not."""
-    return dict(_OF_RC if adapter is None or adapter.scoring is not None else _OF_RC_PLUS_PLUS)
+def side_of(pipeline: DiffusionPipeline) -> int:
+    """Return the side of the own pictures of a pipeline with a UNet, in pixels."""
+    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
 
 def check_layers(unet: UNet2DConditionModel, beginnings: Sequence[str]) -> None:

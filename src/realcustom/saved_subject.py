@@ -16,7 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from realcustom.errors import InputError
-from realcustom.pictures import decode_picture, write_whole
+from realcustom.files import write_whole
+from realcustom.pictures import decode_picture
 from realcustom.portrait import Portrait
 from realcustom.vision import ImageFeatures
 

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from realcustom.adapter import RealCustomAdapter
+from realcustom.adapter import RealCustomAdapter, defaults_of
 from realcustom.attention import (
     AttentionTap,
     SubjectAttnProcessor,
@@ -31,7 +31,7 @@ from realcustom.customization import Actor, Customization, MaskSettings
 from realcustom.errors import InputError
 from realcustom.loading import load_part
 from realcustom.masks import NORMALIZATIONS, MaskMode
-from realcustom.pipeline import check_fit, check_layers, defaults_of
+from realcustom.pipeline import check_fit, check_layers, side_of
 from realcustom.prompts import TextStates, find_words, word_columns
 from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
@@ -155,7 +155,7 @@ class _Attachment:
             if part is not None:
                 part.to(device)
         own = states[-pictures:]
-        encoder = SubjectEncoder(self.pipeline.vae, _side(self.pipeline), self.image_encoder, self.image_encoder_2)
+        encoder = SubjectEncoder(self.pipeline.vae, side_of(self.pipeline), self.image_encoder, self.image_encoder_2)
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
         actors = []
         said = [[(subject.word, subject.occurrence)] * len(prompts) for subject in self.subjects]
@@ -384,7 +384,3 @@ def _rows(value: Any, places: Tensor, batch: int) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_rows(one, places, batch) for one in value)
     return value
-
-
-def _side(pipeline: DiffusionPipeline) -> int:
-    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor

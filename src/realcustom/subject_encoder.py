@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from realcustom.adapter import RealCustomAdapter
 from realcustom.customization import Reference
 from realcustom.errors import InputError
+from realcustom.finding import seen_side
 from realcustom.latents import Autoencoder, to_latents
 from realcustom.masks import area_mask, resize_mask
 from realcustom.pictures import as_seen
@@ -44,9 +45,11 @@ class SubjectEncoder:
     @property
     def reference_side(self) -> int:
         """Of what is seen of a reference, in pixels."""
-        if self.image_encoder is None:
-            return self.side
-        return self.image_encoder.config.image_size * (1 if self.image_encoder_2 is None else 2)
+        return seen_side(self.side, [one.config.image_size for one in self._image_encoders])
+
+    @property
+    def _image_encoders(self) -> list[PreTrainedModel]:
+        return [one for one in (self.image_encoder, self.image_encoder_2) if one is not None]
 
     def reference(
         self,
@@ -123,7 +126,7 @@ class SubjectEncoder:
 
         An encoder and its copy in fewer digits have one of them in common, see `same_encoder`.
         """
-        parts = [part for part in (self.image_encoder, self.image_encoder_2) if part is not None]
+        parts = self._image_encoders
         seen_by: list[Any] = parts or [self.vae.encoder]
         scaling = [self.vae.config.get(name) for name in ("scaling_factor", "shift_factor")] if not parts else []
         told = [

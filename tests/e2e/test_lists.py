@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from realcustom.apps import batch
+from realcustom.apps.cli import main
 from realcustom.apps.lists import read_rows
 from realcustom.errors import InputError
 from realcustom.provenance import KEY
@@ -84,6 +86,23 @@ class TestBatch:
         assert code == 2
         assert "was made with other settings" in said.err
 
+    def test_pictures_of_other_numbers_are_not_taken_for_its_own(self, tiny, command, subject, capsys):
+        """Of a model whose weights are the same in both."""
+        tiny.pipeline().to(torch.bfloat16).save_pretrained("rounded")
+        rows = rows_of("list.jsonl", robot())
+        made = ["batch", rows, "-o", "out", "--model", "rounded", "--device", "cpu"]
+        assert main(made) == 0
+        assert main([*made, "--dtype", "bfloat16"]) == 2
+        assert "was made in float32, not in bfloat16" in capsys.readouterr().err
+
+    def test_what_no_row_reads_is_refused(self, command, subject):
+        rows = rows_of("list.jsonl", robot(guidance="direct"), robot(prompt="a red robot", guidance="direct"))
+        code, said = command("batch", rows, "-o", "out", "--subject-guidance-scale", "2")
+        assert (code, Path("out").exists()) == (2, False)
+        assert said.err.startswith("realcustom: --subject-guidance-scale would have no effect")
+        rows = rows_of("list.jsonl", robot(guidance="direct"), robot(prompt="a red robot"))
+        assert command("batch", rows, "-o", "out", "--subject-guidance-scale", "2")[0] == 0
+
     def test_all_wrong_rows_are_named_before_anything_is_made(self, command, subject):
         rows = [
             {"subject": "absent.png", "word": "robot", "prompt": "a robot"},
@@ -120,6 +139,11 @@ class TestBatch:
             ({"mask": "float.tif"}, "float.tif cannot be used: its levels (mode F)"),
             ({"mask": "subject.png", "mask-scope": 0.2}, "mask-scope would have no effect"),
             ({"mask": "subject.png", "mask_mode": "replace", "mask_binary": True}, "mask-binary would have no effect"),
+            ({"mask": "subject.png", "mask-frozen-after": 1}, "mask-frozen-after would have no effect"),
+            (
+                {"guidance": "direct", "subject-guidance-scale": 2},
+                "subject-guidance-scale would have no effect, because guidance is direct",
+            ),
             (
                 {"mask": "subject.png", "mask_mode": "add"},
                 "mask-mode: input should be 'replace', 'intersect' or 'union'",

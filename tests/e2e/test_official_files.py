@@ -114,6 +114,6 @@ def test_image_reward_becomes_a_folder_with_its_tokenizer(tmp_path, capsys, monk
     assert main([*arguments, "--tokenizer", str(tmp_path / "other")]) == 2
     assert "is not the tokenizer of bert-base-uncased" in capsys.readouterr().err
     assert main([*arguments, "--tokenizer", str(tmp_path / "bert")]) == 0
-    encoders = load_encoders(*[str(tmp_path / "none")] * 3, image_reward=tmp_path / "out")
+    encoders = load_encoders(image_reward=tmp_path / "out")
     assert encoders.image_reward is not None
     assert encoders.image_reward.tokenizer("the").input_ids == [101, 1996, 102]

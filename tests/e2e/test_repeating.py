@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -16,6 +18,14 @@ from realcustom.provenance import read_provenance
 
 def pixels(path: Path | str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def retold(picture: str, change) -> str:
+    """Change what a picture says of how it was made, as anybody can; return the new picture's name."""
+    texts = PngInfo()
+    texts.add_itxt("realcustom", json.dumps(change(json.loads(Image.open(picture).text["realcustom"]))))
+    Image.open(picture).save("changed.png", pnginfo=texts)
+    return "changed.png"
 
 
 class TestTwin:
@@ -66,7 +76,10 @@ class TestMasks:
         assert found[:, :16].any()
         assert not found[:, 16:].any()
 
-    @pytest.mark.parametrize("unused", [("--mask-scope", "0.2"), ("--mask-binary",), ("--no-mask-binary",)])
+    @pytest.mark.parametrize(
+        "unused",
+        [("--mask-scope", "0.2"), ("--mask-binary",), ("--no-mask-binary",), ("--mask-frozen-after", "2")],
+    )
     def test_what_a_mask_that_replaces_the_words_makes_useless_is_refused(self, generate, unused):
         Image.linear_gradient("L").save("mask.png")
         code, said = generate("-o", "new.png", "--mask", "mask.png", *unused)
@@ -190,15 +203,16 @@ class TestReplay:
             (lambda told: told | {"call": told["call"] | {"seeds": [2**70]}}, "call.seeds"),
             (lambda told: told | {"call": told["call"] | {"index": 1}}, "a seed and a subject_scale for every picture"),
             (lambda told: told | {"call": told["call"] | {"seeds": [8]}}, "must be those of the picture in its call"),
+            (
+                lambda told: told | {"settings": told["settings"] | {"subjects": [{"word": "robot", "scal": 1}]}},
+                "settings.subjects.0.scal is no option. Did you mean 'scale'?",
+            ),
         ],
-        ids=["dtype", "threads", "seeds", "index", "other"],
+        ids=["dtype", "threads", "seeds", "index", "other", "inside a list"],
     )
     def test_what_no_run_has_written_is_refused(self, generate, command, change, message):
         assert generate("-o", "new.png")[0] == 0
-        texts = PngInfo()
-        texts.add_itxt("realcustom", json.dumps(change(json.loads(Image.open("new.png").text["realcustom"]))))
-        Image.open("new.png").save("changed.png", pnginfo=texts)
-        code, said = command("replay", "changed.png", "subject.png")
+        code, said = command("replay", retold("new.png", change), "subject.png")
         assert code == 2
         assert message in said.err
 
@@ -246,13 +260,40 @@ class TestReplay:
     def test_a_model_that_cannot_be_what_the_picture_says_has_to_be_given(self, generate, capsys, kind, name):
         assert generate("-o", "new.png")[0] == 0
         Path("here/tiny").mkdir(parents=True)
-        told = json.loads(Image.open("new.png").text["realcustom"]) | {"model": name, "model_kind": kind}
-        texts = PngInfo()
-        texts.add_itxt("realcustom", json.dumps(told))
-        Image.open("new.png").save("changed.png", pnginfo=texts)
+        changed = retold("new.png", lambda told: told | {"model": name, "model_kind": kind})
         capsys.readouterr()
-        assert main(["replay", "changed.png", "subject.png"]) == 2
+        assert main(["replay", changed, "subject.png"]) == 2
         assert f"of which there is no {kind} one here; give it with --model" in capsys.readouterr().err
+
+    @pytest.fixture
+    def reached(self, monkeypatch):
+        """Whom somebody wants to reach over a network that can be used but answers nobody."""
+        asked = []
+
+        def refuse(*address, **_):
+            asked.append(address)
+            raise LookupError("nobody answers")  # after which nobody waits and tries again
+
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        return asked
+
+    def test_what_a_picture_names_is_never_fetched(self, generate, command, capsys, reached):
+        assert generate("-o", "new.png")[0] == 0
+        code, said = command("replay", retold("new.png", lambda told: told | {"adapter": "nobody/x"}), "subject.png")
+        assert (code, "called 'nobody/x'" in said.err) == (2, True)
+        of_hub = retold("new.png", lambda told: told | {"model": "nobody/y", "model_kind": "hub"})
+        assert main(["replay", of_hub, "subject.png", "--adapter", "."]) == 2
+        assert "called 'nobody/y'" in capsys.readouterr().err
+        assert reached == []
+
+    def test_what_is_named_beside_it_is_fetched(self, generate, capsys, reached):
+        assert generate("-o", "new.png")[0] == 0
+        of_ours = retold("new.png", lambda told: told | {"model": "stickers", "model_kind": "embedded"})
+        assert main(["replay", of_ours, "subject.png", "--adapter", "somebody/x"]) == 2
+        assert "called 'somebody/x'" in capsys.readouterr().err
+        assert reached
 
 
 class TestSweep:
@@ -293,6 +334,13 @@ class TestSweep:
         assert code == 2
         assert message in said.err
         assert not Path("grid").exists()
+
+    def test_what_no_cell_reads_is_refused(self, command, subject):
+        shared = ("sweep", "subject.png", "a robot", "--word", "robot", "-o", "grid", "--subject-guidance-scale", "2")
+        code, said = command(*shared, "--guidance", "direct", "--x", "steps", "1", "2")
+        assert (code, Path("grid").exists()) == (2, False)
+        assert "--subject-guidance-scale would have no effect, because guidance is direct" in said.err
+        assert command(*shared, "--x", "guidance", "cascade", "direct")[0] == 0
 
     @pytest.mark.parametrize("axis", ["--x", "--y"])
     def test_an_axis_that_is_given_twice_is_refused(self, command, capsys, axis):

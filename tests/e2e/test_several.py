@@ -169,6 +169,30 @@ def test_what_is_said_of_words_masks_has_to_have_an_effect(command, subject, cat
     assert code == 0, said.err
 
 
+def test_what_guidance_or_the_adapter_does_not_read_is_refused(tiny, command, subject, tmp_path, capsys):
+    arguments = ("generate", "subject.png", "a dog", "--word", "dog", "-o", "made.png")
+    code, said = command(*arguments, "--guidance", "direct", "--subject-guidance-scale", "3")
+    assert code == 2
+    assert "--subject-guidance-scale would have no effect, because guidance is direct; leave it out" in said.err
+    unet = tiny.unet()
+    tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, scoring_dim=0)).save_pretrained(tmp_path / "unscored")
+    there = ["--model", str(tmp_path / "unscored"), "--device", "cpu"]
+    assert main([*arguments, *there, "--token-ratio", "0.5", "--subject-guidance-scale", "3"]) == 2
+    told = capsys.readouterr().err
+    assert "--token-ratio would have no effect, because the adapter scores no tokens" in told
+    assert "--subject-guidance-scale would have no effect, because guidance is direct" in told  # as the model has it
+    assert not (tmp_path / "made.png").exists()
+    assert main([*arguments, *there, "--guidance", "cascade", "--subject-guidance-scale", "3"]) == 0
+
+
+def test_what_a_later_round_reads_has_an_effect(command, subject, tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    masked = ("subject.png", "a dog", "--word", "dog", "--mask", "mask.png", "--mask-scope", "0.3", "-o", "made.png")
+    assert command("generate", *masked)[0] == 2
+    code, said = command("generate", *masked, "--then", "a dog on the beach")
+    assert code == 0, said.err
+
+
 @pytest.mark.parametrize("count", ["0", "-3", "1000"])
 def test_best_of_takes_a_number_of_pictures(command, subject, count):
     code, said = command("generate", "subject.png", "a dog", "--word", "dog", "--best-of", count)

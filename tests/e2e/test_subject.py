@@ -129,6 +129,38 @@ def test_the_side_is_read_from_a_models_configs(tiny, tmp_path, kind):
     assert picture_side(tmp_path) == unet.config.sample_size * downscaling(vae)
 
 
+@pytest.fixture
+def base(tiny, tmp_path):
+    """A model whose encoder is its autoencoder, by what its files say alone."""
+    folder = tmp_path / "base"
+    tiny.unet().save_config(folder / "unet")
+    tiny.autoencoder().save_config(folder / "vae")
+    (folder / "model_index.json").write_text(json.dumps({"image_encoder": [None, None]}))
+    return folder
+
+
+@pytest.mark.parametrize(("encoders", "side"), [(1, 28), (2, 56)], ids=["one of 28", "two, at double size"])
+def test_what_image_encoders_see_has_their_size(tiny, check, base, encoders, side):
+    names = list(tiny.image_encoders().items())[:encoders]
+    for name, encoder in names:
+        encoder.save_pretrained(base / name)
+    told = {name: ["transformers", type(encoder).__name__] for name, encoder in names}
+    (base / "model_index.json").write_text(json.dumps(told))
+    code, said = check(ROBOT, "--model", base)
+    assert code == 0, said.err
+    assert f"encoder: sees {side} x {side} pixels" in said.out
+
+
+def test_a_part_may_bring_the_encoders(tiny, check, base, tmp_path):
+    assert "sees 32 x 32 pixels" in check(ROBOT, "--model", base)[1].out
+    for name, encoder in tiny.image_encoders().items():
+        encoder.save_pretrained(tmp_path / "part" / name)
+    tiny.adapter(tiny.unet()).save_pretrained(tmp_path / "part" / "adapter")
+    assert "sees 56 x 56 pixels" in check(ROBOT, "--model", base, "--adapter", tmp_path / "part")[1].out
+    code, said = check(ROBOT, "--model", base, "--adapter", "no such part")
+    assert (code, "called 'no such part'" in said.err) == (2, True)
+
+
 def test_a_model_without_configs_is_refused(check, tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     code, said = check(ROBOT, "--model", tmp_path)

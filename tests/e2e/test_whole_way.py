@@ -142,7 +142,7 @@ def test_judges_are_trained_and_used(home, capsys):
     assert str(home / "evaluation" / "report.html") in printed
     report = json.loads((home / "evaluation" / "report.json").read_text())
     assert report["count"] == report["rows"]["subject"]["pictures"] == 2 * 2
-    assert report["rows"].keys() == {"subject", "twin", "oracle", "copy"}
+    assert report["rows"].keys() == {"subject", "twin", "oracle", "copy", "drawn"}
     assert report["split"] == "validation"
 
     work = home / "bench"
@@ -174,18 +174,54 @@ def test_a_model_is_replaced_only_when_asked(home, capsys):
     assert "overwrite=true" in capsys.readouterr().err
 
 
-def test_a_model_without_the_adapter_of_the_one_before_it(home):
+def test_a_model_takes_the_place_of_another_as_a_whole(home):
+    """Without the adapter of the one before it, or an encoder of one before that; cards, licences and logs stay."""
+    model = home / "model"
+    for name in ("README.md", "LICENSE", "training/joint.jsonl", "image_encoder/config.json"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text(name)
     parts = {
         "base": str(home / "base" / "export"),
         "overwrite": True,
         "output_dir": str(home / "model"),
         "scheduler": "dpm++",
     }
-    assert (home / "model" / "adapter").is_dir()
+    assert (model / "adapter").is_dir()
+    beside = set(home.iterdir())
     assert train(home, "package", **parts) == 0
-    assert not (home / "model" / "adapter").exists()
-    assert "adapter/config.json" not in (home / "model" / "manifest.json").read_text()
-    assert "DPMSolverMultistepScheduler" in (home / "model" / "model_index.json").read_text()
+    assert set(home.iterdir()) == beside
+    models = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    files = {"README.md", "LICENSE", "training", "model_index.json", "manifest.json"}
+    assert {path.name for path in model.iterdir()} == models | files
+    for name in ("README.md", "LICENSE", "training/joint.jsonl"):
+        assert (model / name).read_text() == name
+    told = json.loads((model / "manifest.json").read_text())
+    assert {name.split("/")[0] for name in told} == models | {"LICENSE", "model_index.json"}
+    assert "DPMSolverMultistepScheduler" in (model / "model_index.json").read_text()
+
+
+def test_a_run_goes_on_with_more_steps_and_not_with_other_batches(home, capsys, caplog):
+    run = {"output_dir": str(home / "decoder"), "initial_autoencoder": str(home / "autoencoder" / "export")}
+    told = json.loads((home / "decoder" / "recipe.json").read_text())
+    assert (told["training"]["max_train_steps"], told["frozen_encoder"], told["latent_noise"]) == (2, True, 0.1)
+    longer = {**TRAINING, "max_train_steps": 3}
+    assert train(home, "autoencoder", **run, frozen_encoder=True, training={**longer, "train_batch_size": 3}) == 2
+    assert "training.train_batch_size is 3 instead of 2" in capsys.readouterr().err
+    assert json.loads((home / "decoder" / "recipe.json").read_text()) == told
+    with caplog.at_level("INFO"):
+        assert train(home, "autoencoder", **run, frozen_encoder=True, training=longer) == 0
+    assert "going on with a changed recipe: training.max_train_steps is 3 instead of 2" in caplog.messages
+    assert json.loads((home / "decoder" / "recipe.json").read_text())["training"]["max_train_steps"] == 3
+    assert (home / "decoder" / "checkpoint-0000003").is_dir()
+
+
+def test_a_text_encoder_without_a_vocabulary_is_refused(home, capsys):
+    (home / "mute" / "tokenizer").mkdir(parents=True)
+    (home / "mute" / "text_encoder").symlink_to(home / "text" / "text_encoder")
+    parts = {"autoencoder": str(home / "autoencoder" / "export"), "text": str(home / "mute")}
+    assert train(home, "base", output_dir=str(home / "none"), unet={}, scheduler=NOISE, **parts) == 2
+    assert "holds no vocabulary" in capsys.readouterr().err
+    assert not (home / "none").exists()
 
 
 def test_missing_drawings_are_named_with_the_command_that_makes_them(home, capsys):

@@ -4,9 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from parity.official import about, tensors
-from realcustom.masks import affinity, aggregate, attended, influence_scope, influence_threshold, spread
+from realcustom.masks import aggregate, attended, influence_scope, influence_threshold
 
 NAMES = {"max_norm": "max", "min_max_norm": "min_max", "min_max_per_channel": "min_max_per_layer"}
 """The authors' names of the normalizations, and ours."""
@@ -28,6 +29,30 @@ def layers(kind):
 def word_maps(target_token):
     word = tensors("masks")[target_token].float()
     return [torch.einsum("bnthw,t->bhw", layer, word[0]) / layer.shape[1] for layer in layers("cross")]
+
+
+def stretched(maps):
+    """Stretch each map `[b, h, w]` to [0, 1]."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low + 1e-6)
+
+
+def affinity(self_maps, size, normalization="none"):
+    """How much each cell attends to each other one, `[b, q, q]`: the mean of maps `[b, n, q, k]` that are really made."""
+    cells, heads = size[0] * size[1], []
+    for layer in self_maps:
+        resized = F.interpolate(layer, (cells, cells), mode="bilinear")  # as if a map were a picture
+        flat = resized.flatten(0, 1)
+        heads.append((stretched(flat) if normalization == "min_max_per_layer" else flat).view_as(resized))
+    mean = torch.cat(heads, dim=1).mean(dim=1)
+    if normalization == "max":
+        return mean / (mean.amax(dim=(1, 2), keepdim=True) + 1e-6)
+    return stretched(mean) if normalization == "min_max" else mean
+
+
+def spread(relevance, affinity):
+    """The relevance of every cell becomes that of the cells that it attends to."""
+    return torch.einsum("bqk,bk->bq", affinity, relevance.flatten(1)).view_as(relevance)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"].removeprefix("out."))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from parity.official import about, deviation, tensors, weights
-from realcustom.attention import Influence, attached, cross_attention_layers
+from realcustom.attention import Influence, SubjectAttnProcessor, attached, cross_attention_layers
 from realcustom.convert import convert_unet
 from realcustom.masks import resize_mask_by_height
 from realcustom.prompts import TextStates
@@ -40,7 +42,9 @@ def call(converted, sample="input.sample", text="", features=None, mask=None, ti
             keys_values = converted.adapter.keys_values(tokens)
             alpha = torch.ones(len(latents))
             view = converted.adapter.act(tokens, keys_values, TextStates(states, None), latents, alpha, token_ratio=1.0)
-            tap.subjects = [Influence([view], mask=mask)]
+            for name, layer in cross_attention_layers(converted.unet).items():
+                own = mask[name] if isinstance(mask, dict) else mask
+                layer.set_processor(SubjectAttnProcessor(name, replace(tap, subjects=[Influence([view], mask=own)])))
         timestep = golden["input.timesteps"][time]
         found = converted.unet(latents, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0]
         return found, tap.maps

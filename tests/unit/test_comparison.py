@@ -66,12 +66,14 @@ def test_evaluations_of_one_method_are_a_curve(folders):
         ({**report(0.1, 0.1), "bench": "other"}, "other and ours differ in bench"),
         ({"rows": {}}, "is no report on subjects of StickerBench"),
         (None, "holds no report.json"),
+        ([], r"report\.json holds no JSON object"),
+        ('{"rows": ', r"report\.json cannot be read as JSON"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(folders, tmp_path, told, message):
     (tmp_path / "other").mkdir()
     if told is not None:
-        (tmp_path / "other" / "report.json").write_text(json.dumps(told))
+        (tmp_path / "other" / "report.json").write_text(told if isinstance(told, str) else json.dumps(told))
     with pytest.raises(InputError, match=message):
         read_reports([*folders, tmp_path / "other"])
 
@@ -96,3 +98,7 @@ def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_pa
     assert main([*command, "--overwrite"]) == 0
     assert main(["compare", str(folders[0]), "--output", str(Path("all.png"))]) == 2
     assert "must end in .html or .svg" in capsys.readouterr().err
+    for torn in ('{"seconds": 10.0}\n{"seco', '{"minutes": 1}\n', "[]\n"):
+        (folders[-1] / "tuning.jsonl").write_text(torn)
+        assert main(["compare", *map(str, folders)]) == 2
+        assert "tuning.jsonl" in capsys.readouterr().err

@@ -435,6 +435,21 @@ def test_a_folder_with_anything_in_it_belongs_to_its_settings(tmp_path):
         claim(tmp_path, {"model": "three"})
 
 
+def test_what_a_folder_belongs_to_is_written_once_and_must_be_readable(tmp_path):
+    told = tmp_path / "run.json"
+    told.write_bytes(b'{"model": "o')  # of a run that was killed before it made anything
+    claim(tmp_path, {"model": "one"})
+    assert json.loads(told.read_text()) == {"model": "one"}
+    (tmp_path / "0001.png").write_bytes(b"")
+    before = told.stat()
+    claim(tmp_path, {"model": "one"})
+    assert (told.stat().st_ino, told.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    for torn in (b'{"model": "o', b"\xff", b"[]"):
+        told.write_bytes(torn)
+        with pytest.raises(InputError, match=r"run\.json"):
+            claim(tmp_path, {"model": "one"})
+
+
 def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_path):
     numbers = [f"{item.number:04d}.png" for item in bench.items]
     for number in numbers[1:]:

@@ -106,7 +106,10 @@ def test_the_hash_of_a_model_is_that_of_its_parts_and_not_of_their_spelling(tiny
     (tmp_path / "adapter" / "config.json").write_text(json.dumps(config))
     assert model_hash(RealCustomPipeline.from_pretrained(tmp_path)) == before
     assert model_hash(tiny.pipeline(mask_scope=0.9)) == before
-    assert model_hash(tiny.pipeline(mask_layers=["mid_block"])) != before
+    others = {"mask_layers": ["mid_block"], "mask_normalization": "min_max", "force_zeros_for_empty_prompt": False}
+    for name, value in others.items():
+        assert model_hash(tiny.pipeline(**{name: value})) != before, name
+    assert model_hash(tiny.pipeline(mask_normalization="max", force_zeros_for_empty_prompt=True)) == before
     loaded.unet.conv_out.bias.data += 1
     assert model_hash(loaded) != before
 

@@ -42,6 +42,9 @@ class Recipe(Options):
     output_dir: Path
     training: Inner
     names: tuple[str, ...] = ()
+    stages: list[Inner] = []  # noqa: RUF012
+    last: Inner | None = None
+    pairs: tuple[tuple[Inner, ...] | None, ...] = ()
 
 
 @pytest.fixture
@@ -83,12 +86,58 @@ def test_options_do_not_change(recipe):
         (["training.batch=0", "zzz=1"], r"training\.batch: .*; zzz is no option"),
         (["training.batch"], r"an override is written section\.name=value, but 'training\.batch' was given"),
         (["output_dir.name=1"], r"output_dir"),
+        (["stages=[{learning_rate: 1, bach: 2}]"], r"stages\.0\.bach is no option\. Did you mean 'batch'\?"),
+        (["last.bach=8"], r"last\.bach is no option\. Did you mean 'batch'\?"),
+        (["pairs=[null, [{bach: 2}]]"], r"pairs\.1\.0\.bach is no option\. Did you mean 'batch'\?"),
         (["names=[a"], r"names=\[a"),
     ],
 )
 def test_a_wrong_option_is_named(recipe, overrides, message):
     with pytest.raises(InputError, match=message):
         load_options(Recipe, recipe, overrides)
+
+
+SCENES, JOINT, BASE = (
+    RECIPES / "stickers" / "judges.yaml",
+    RECIPES / "stickers" / "joint.yaml",
+    RECIPES / "stickers" / "base.yaml",
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "override", "message"),
+    [
+        (SCENES, "data.scenes.worn_share=1.1", "less than or equal to 1"),
+        (SCENES, "data.scenes.smallest=0", "greater than 0"),
+        (SCENES, "data.scenes.backgrounds=0", "greater than 0"),
+        (SCENES, "data.scenes.smallest=0.9", r"smallest \(0\.9\) is larger than largest \(0\.85\)"),
+        (SCENES, "data.scenes.largest_portrait=0.6", r"smallest_portrait \(0\.7\) is larger than largest_portrait"),
+        (SCENES, "data.scenes.worn_share=0.9", r"worn_share \(0\.9\) and beside_share \(0\.15\) together exceed 1"),
+        (SCENES, "data.scenes.colour_share=.8", None),
+        (SCENES, "data.scenes.hue_share=.9", r"colour_share \(0\.2\) and hue_share \(0\.9\) together exceed 1"),
+        (SCENES, "data.scenes.kind_share=1", r"kind_share \(1.0\) and thing_share \(0\.05\) together exceed 1"),
+        (SCENES, "identity_scale=0", "greater than 0"),
+        (JOINT, "caption_dropout=1.5", "less than or equal to 1"),
+        (JOINT, "reference_dropout=-1", "greater than or equal to 0"),
+        (JOINT, "lowest_token_ratio=0", "greater than 0"),
+        (JOINT, "frame_jitter=-.1", "greater than or equal to 0"),
+        (JOINT, "reach_rate=-1", "greater than or equal to 0"),
+        (JOINT, "validation_examples=0", "greater than 0"),
+        (JOINT, "initial_adapter=null", None),
+        (JOINT, "training.adam_beta2=1", "less than 1"),
+        (BASE, "caption_dropout=2", "less than or equal to 1"),
+        (BASE, "snr_gamma=5", "snr_gamma is no option"),
+        (RECIPES / "stickers" / "joint-sharp.yaml", "initial_adapter=null", "finer needs initial_adapter"),
+        (RECIPES / "stickers" / "autoencoder.yaml", "latent_noise=-1", "greater than or equal to 0"),
+    ],
+)
+def test_numbers_that_no_training_can_use_are_refused(path, override, message):
+    kind = KINDS[path.stem.split("-")[0]]
+    if message is None:
+        assert load_options(kind, path, [override])
+        return
+    with pytest.raises(InputError, match=message):
+        load_options(kind, path, [override])
 
 
 def test_a_missing_option_is_named(recipe):

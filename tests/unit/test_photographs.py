@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from realcustom.errors import InputError
@@ -363,15 +365,56 @@ class TestEncoders:
         assert alone.getpixel((0, 0)) == (255, 255, 255)
         assert alone.getpixel((1, 1)) == (255, 0, 0)
 
-    def test_what_is_not_to_be_had_is_missing_with_its_reason(self, folders, monkeypatch):
-        monkeypatch.setattr(
-            "realcustom.evaluation.encoders.snapshot_download",
-            lambda *_, **__: (_ for _ in ()).throw(OSError("offline")),
-        )
-        found = load_encoders(clip="some/clip", dino=folders["dino"], segmenter="some/segmenter")
+    @pytest.fixture
+    def hub(self, monkeypatch):
+        """A hub that nobody reaches, and an empty cache; which repositories were asked for over the network."""
+        asked = []
+
+        def listed(_, name, revision=None):
+            asked.append(name)
+            raise OSError("offline")
+
+        def cached(name, **_):
+            raise LocalEntryNotFoundError("not in the cache")
+
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+        monkeypatch.setattr("realcustom.loading.snapshot_download", cached)
+        return asked
+
+    def test_what_is_not_named_comes_from_the_cache_or_is_missing_with_its_reason(self, folders, hub):
+        found = load_encoders(dino=folders["dino"])
         assert (found.clip, found.segmenter) == (None, None)
-        assert found.names()["clip"].startswith("not measured: some/clip is neither a folder")
+        assert found.names()["clip"].startswith("not measured: openai/clip-vit-base-patch32 is not in the hub's cache")
         assert found.dino is not None
+        assert hub == []
+
+    def test_what_is_named_and_not_to_be_had_is_refused(self, folders, hub):
+        named = {name: folders[name] for name in ("clip", "dino", "segmenter")}
+        for name in named:
+            with pytest.raises(InputError, match="called 'runs/clpi'"):
+                load_encoders(**{**named, name: "runs/clpi"})
+        assert hub == ["runs/clpi"] * 3
+
+    def test_they_compute_where_their_networks_are(self, folders, loaded):
+        """As on torch's device of numbers that are not there, from which no result can be fetched."""
+        names = ("clip", "dino", "segmenter", "image_reward", "lpips")
+        away = {
+            name: replace(one, model=deepcopy(one.model).to("meta")) for name in names if (one := getattr(loaded, name))
+        }
+        there = Encoders(**away)
+        picture = plain("red", (64, 64))
+        for compute in (
+            lambda: there.clip.embed([picture]),
+            lambda: there.clip.embed_text(["a cat"]),
+            lambda: there.dino.embed([picture]),
+            lambda: there.segmenter.region(picture, "cat"),
+            lambda: there.image_reward.reward(picture, "a cat"),
+            lambda: there.lpips.distance(picture, picture),
+        ):
+            with pytest.raises((NotImplementedError, RuntimeError), match=r"Cannot copy out of meta tensor|\.item\(\)"):
+                compute()
+        with pytest.raises(InputError, match="the device 'abacus' cannot be used"):
+            load_encoders(lpips=folders["lpips"], device="abacus")
 
     def test_a_folder_that_holds_something_else_is_refused(self, folders):
         with pytest.raises(InputError):

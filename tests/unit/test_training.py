@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch import nn
 
 from realcustom.data.examples import Example
 from realcustom.errors import CheckpointMismatch, InputError
-from realcustom.training import checkpoint
-from realcustom.training.diffusion import draw_noisy, make_noisy, sample_errors, snr_weights
+from realcustom.training import checkpoint, loop, recipes
+from realcustom.training.adapter import JointRecipe
+from realcustom.training.diffusion import draw_noisy, make_noisy, sample_errors
 from realcustom.training.loop import noise_generator, train
 from realcustom.training.options import TrainingOptions
 
@@ -133,6 +135,30 @@ class TestLoop:
             stream.write('{"step": 6, "lo')
         train(Denoising(), Pictures(), options(), tmp_path)
         assert [line["step"] for line in log(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_the_hours_are_those_of_steps_validation_checkpoints_and_all_sessions(self, tmp_path, monkeypatch):
+        class Slow(Denoising):
+            def loss(self, model, batch, generator):
+                clock[0] += 3600
+                return super().loss(model, batch, generator)
+
+            def validate(self, model):
+                clock[0] += 10 * 3600
+                return super().validate(model)
+
+            def export(self, model, folder):
+                clock[0] += 100 * 3600
+
+        clock = [0.0]
+        monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+        train(Slow(), Pictures(), options(max_train_steps=5), tmp_path, spent=7200)
+        hours = {
+            "loss": [2 + 1, 2 + 2, 2 + 103, 2 + 114, 2 + 215],  # a validation after step 3, an export after 2 and 4
+            "validation/weights": [2 + 113, 2 + 225],
+        }
+        assert {name: [line["hours"] for line in log(tmp_path) if name in line] for name in hours} == hours
+        clock[0] += 1e6
+        assert train(Slow(), Pictures(), options(max_train_steps=6), tmp_path).seconds == 3600 * (2 + 325 + 111)
 
     def test_accumulating_gradients_equals_one_larger_batch(self, tmp_path):
         class Plain(Denoising):
@@ -304,12 +330,108 @@ class TestOptions:
     def test_no_precision_may_be_written_as_yaml_reads_it(self):
         assert options(mixed_precision=False).mixed_precision == "no"
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"mixed_precision": "fp16"}, "'no' or 'bf16'"),
+            ({"adam_beta2": 1.0}, "less than 1"),
+            ({"adam_weight_decay": -0.1}, "greater than or equal to 0"),
+            ({"ema_decay": 1.0}, "less than 1"),
+            ({"ema_decay": float("nan")}, "less than 1"),
+        ],
+    )
+    def test_numbers_that_no_run_can_use_are_refused(self, changes, message):
+        """Half precision needs a scale of the loss, which no checkpoint holds."""
+        with pytest.raises(ValidationError, match=message):
+            options(**changes)
+
     def test_phases_longer_than_the_run_are_refused(self):
         with pytest.raises(
             ValidationError,
             match=r"lr_warmup_steps \(5\) and lr_decay_steps \(3\) together exceed max_train_steps \(7\)",
         ):
             options(lr_warmup_steps=5)
+
+
+class TestRecipe:
+    @staticmethod
+    def recipe(folder, **changes):
+        steps = {"max_train_steps": 400, "train_batch_size": 2, "learning_rate": 1e-3}
+        return JointRecipe.model_validate(
+            {
+                "output_dir": folder,
+                "data": {"source": "stickers", "folder": "drawings", **changes.pop("data", {})},
+                "training": {**steps, **changes.pop("training", {})},
+                "base": "base",
+                **changes,
+            }
+        )  # fmt: skip
+
+    @pytest.fixture
+    def begun(self, tmp_path):
+        """A folder with the beginning of a run."""
+        recipes.record(self.recipe(tmp_path), tmp_path)
+        (tmp_path / "checkpoint-0000002").mkdir()
+        return tmp_path
+
+    def test_the_record_is_the_whole_recipe(self, begun):
+        told = json.loads((begun / "recipe.json").read_text())
+        assert (told["base"], told["data"]["scenes"]["tilt"], told["training"]["seed"]) == ("base", 8.0, 0)
+        assert JointRecipe.model_validate(told) == self.recipe(begun)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data": {"scenes": {"tilt": 2}}}, r"data\.scenes\.tilt is 2\.0 instead of 8\.0"),
+            ({"text_data": {"source": "stickers", "folder": "other"}}, r"text_data is .* instead of None"),
+            ({"training": {"seed": 1}}, r"training\.seed is 1 instead of 0"),
+            ({"training": {"train_batch_size": 4}}, r"training\.train_batch_size is 4 instead of 2"),
+            (
+                {"training": {"gradient_accumulation_steps": 2}},
+                r"training\.gradient_accumulation_steps is 2 instead of 1",
+            ),
+            ({"base": "other"}, r"base is 'other' instead of 'base'"),
+            ({"adapter": {"token_dim": 8}}, r"adapter is \{'token_dim': 8\} instead of \{\}"),
+            ({"initial_adapter": "one", "finer": True}, r"initial_adapter is 'one' instead of None; finer is True"),
+        ],
+    )
+    def test_a_run_does_not_go_on_with_other_examples_or_from_other_weights(self, begun, changes, message):
+        with pytest.raises(InputError, match=rf"begun with another recipe: {message}.*another output_dir"):
+            recipes.check_changes(self.recipe(begun, **changes), begun)
+
+    def test_what_else_has_changed_is_told(self, begun, caplog):
+        changed = {
+            "training": {"max_train_steps": 500, "learning_rate": 2e-3},
+            "reach_rate": 30,
+            "foreground_weight": 3,
+        }
+        with caplog.at_level(logging.INFO):
+            recipes.check_changes(self.recipe(begun), begun)
+            assert not caplog.messages
+            recipes.check_changes(self.recipe(begun, **changed), begun)
+        assert caplog.messages == [
+            "going on with a changed recipe: training.max_train_steps is 500 instead of 400; "
+            "training.learning_rate is 0.002 instead of 0.001; foreground_weight is 3.0 instead of 1.0; "
+            "reach_rate is 30.0 instead of 1.0"
+        ]
+
+    def test_what_an_older_version_did_not_record_had_its_default(self, begun):
+        told = json.loads((begun / "recipe.json").read_text())
+        del told["data"]["scenes"]["tilt"], told["text_data"]
+        (begun / "recipe.json").write_text(json.dumps({**told, "an_option_of_then": 1}))
+        recipes.check_changes(self.recipe(begun), begun)
+        with pytest.raises(InputError, match=r"data\.scenes\.tilt is 2\.0 instead of 8\.0"):
+            recipes.check_changes(self.recipe(begun, data={"scenes": {"tilt": 2}}), begun)
+
+    @pytest.mark.parametrize("gone", ["checkpoint-0000002", "recipe.json"])
+    def test_a_folder_without_a_checkpoint_or_a_record_takes_any_recipe(self, begun, gone):
+        (begun / gone).rename(begun / "gone")
+        recipes.check_changes(self.recipe(begun, base="other"), begun)
+
+    def test_a_record_that_cannot_be_read_is_named(self, begun):
+        (begun / "recipe.json").write_text("{")
+        with pytest.raises(InputError, match=r"recipe\.json cannot be read as JSON"):
+            recipes.check_changes(self.recipe(begun), begun)
 
 
 class TestDiffusion:
@@ -342,15 +464,6 @@ class TestDiffusion:
         scheduler.register_to_config(prediction_type="flow")
         with pytest.raises(InputError, match="but the scheduler says 'flow'"):
             make_noisy(torch.zeros(3, 1, 2, 2), scheduler, self.TIMESTEPS, torch.zeros(3, 1, 2, 2))
-
-    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-    def test_min_snr_weights(self, shares, kind):
-        snr = ((shares[0] / shares[1]) ** 2).flatten()
-        bounded = torch.minimum(snr, torch.tensor(5.0))
-        expected = {"epsilon": bounded / snr, "v_prediction": bounded / (snr + 1), "sample": bounded}[kind]
-        found = snr_weights(self.scheduler(kind), self.TIMESTEPS, 5.0)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
-        assert snr_weights(self.scheduler(kind), self.TIMESTEPS, None).tolist() == [1, 1, 1]
 
     def test_all_that_is_random_comes_from_the_generator(self):
         clean, scheduler = torch.randn(64, 1, 2, 2), self.scheduler("epsilon")

@@ -14,6 +14,7 @@ from realcustom.data.examples import collate
 from realcustom.errors import InputError
 from realcustom.evaluation.methods import Customized, Request, Shown
 from realcustom.evaluation.output import Settings
+from realcustom.pipeline import RealCustomPipeline
 from realcustom.training import tuning
 from realcustom.training.loop import train
 from realcustom.training.tuning import TOKEN, Tuned, TunedBase, TuningObjective, TuningRecipe, TuningSource, tune
@@ -134,28 +135,41 @@ def test_the_subject_is_learned(tiny, picture, tmp_path):
 
 
 def test_a_killed_tuning_goes_on_as_if_it_had_not_been(tiny, picture, tmp_path, monkeypatch):
-    """Nothing is dropped out of the text encoder, and the base's pictures of the class are the same again."""
+    """Nothing is dropped out of the text encoder, and the base's pictures of the class are the same again.
+
+    The seconds are those of both sessions: one for a step, a thousand for pictures of the base and for those at the end.
+    """
     told, base = recipe("custom-diffusion", max_train_steps=4), tiny.pipeline()
-    whole, _ = tune(base, told, picture, "dog", tmp_path / "whole")
-    losses, loss = [], TuningObjective.loss
+    losses, loss, call, clock = [], TuningObjective.loss, RealCustomPipeline.__call__, [0.0]
+
+    def slow(self, *given, **named):
+        clock[0] += 1000
+        return call(self, *given, **named)
+
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(RealCustomPipeline, "__call__", slow)
+    whole, seconds = tune(base, told, picture, "dog", tmp_path / "whole")
+    assert seconds == 2000
 
     def dying(self, *given):
         losses.append(1)
         if len(losses) == 3:
             raise KeyboardInterrupt
+        clock[0] += 1
         return loss(self, *given)
 
     monkeypatch.setattr(TuningObjective, "loss", dying)
     with pytest.raises(KeyboardInterrupt):
         tune(base, told, picture, "dog", tmp_path / "killed")
-    resumed, _ = tune(base, told, picture, "dog", tmp_path / "killed")
+    with pytest.raises(InputError, match="initial is 'cup' instead of 'red'"):
+        tune(base, told.model_copy(update={"initial": "cup"}), picture, "dog", tmp_path / "killed")
+    resumed, seconds = tune(base, told, picture, "dog", tmp_path / "killed")
+    assert seconds == 1002 + 1002 + 1000
     for one, other in ((whole.unet, resumed.unet), (whole.text_encoder, resumed.text_encoder)):
         assert not changed(one.state_dict(), other.state_dict())
 
 
 def test_a_token_is_not_learned_for_two_text_encoders(tiny):
-    from realcustom.pipeline import RealCustomPipeline
-
     base = RealCustomPipeline(**tiny.sdxl_parts())
     with pytest.raises(InputError, match="this base has two"):
         TunedBase(base, recipe("textual-inversion"), "dog")
@@ -172,7 +186,7 @@ class TestMethods:
 
     def test_a_subject_is_tuned_once_and_only_the_last_one_is_kept(self, tiny, picture, tmp_path, monkeypatch):
         tunings = []
-        monkeypatch.setattr(tuning.loop, "train", lambda *told: tunings.append(told) or train(*told))
+        monkeypatch.setattr(tuning.loop, "train", lambda *told, **more: tunings.append(told) or train(*told, **more))
         method = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
         requests = self.requests(picture)
         made = method.make(requests, self.SETTINGS)

@@ -20,8 +20,9 @@ from realcustom.apps.outputs import keep, require_folder, save, slug
 from realcustom.apps.picture_options import (
     MASK_OPTIONS,
     OPTIONS,
+    given_options,
     picture_options,
-    refuse_unused,
+    refuse_unread,
     setting,
     told_by_option,
 )
@@ -108,20 +109,23 @@ def _checked(rows: Sequence[Mapping[str, Any]], folder: Path, painter: Painter, 
             wrong.append(f"row {number}: {error}")
     if wrong:
         raise InputError("; ".join(wrong))
+    refuse_unread(given_options(shared), [_unread(job, painter) for job in jobs])
     return jobs
+
+
+def _unread(job: Job, painter: Painter) -> dict[str, str]:
+    return painter.unread(job.settings, [job.mask is not None])
 
 
 def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, shared: Mapping[str, Any]) -> Job:
     _check_kinds(row)
-    given = {
-        setting(name, [*MASK_OPTIONS]): value for name, value in row.items() if name not in (*NEEDED, *MASK_OPTIONS)
-    }
-    if "mask" in row:
-        refuse_unused(list(row), row.get("mask-mode"), dashes="")
+    said = {name: setting(name, [*MASK_OPTIONS]) for name in row if name not in (*NEEDED, *MASK_OPTIONS)}
+    given = {name: row[option] for option, name in said.items()}
     values = {**shared, "seed": shared["seed"] + number - 1, "mask_mode": row.get("mask-mode"), **given}
     with told_by_option(dashes=""):
         settings = painter.settings(row["prompt"], row["word"], **values)
     job = Job(number, folder / row["subject"], folder / row["mask"] if "mask" in row else None, settings)
+    refuse_unread(said, [_unread(job, painter)], dashes="")
     for picture in job.pictures():
         if isinstance(picture, Image.Image):
             as_seen(picture)
@@ -180,6 +184,8 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
         made = read_provenance(path)
     except InputError as error:
         raise InputError(f"{error}; delete it, so that it is made again, or name another --output") from error
+    if made.dtype != painter.dtype:
+        raise InputError(f"{path} was made in {made.dtype}, not in {painter.dtype}; name another --output")
     asked = (job.settings, painter.weights, likeness_hash(subject), None if mask is None else picture_hash(mask))
     if (made.settings, made.weights, made.subject, made.mask) != asked:
         raise InputError(

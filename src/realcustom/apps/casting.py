@@ -33,12 +33,6 @@ class Cast:
     """Every file that was read, behind what it is."""
 
     @property
-    def mask_modes(self) -> list[str | None]:
-        """How each subject's mask goes together with its word's; None where nothing is said of it."""
-        several = self.settings.get("subjects")
-        return [self.settings["mask_mode"]] if several is None else [one.mask_mode for one in several]
-
-    @property
     def word(self) -> str | None:
         """The word of the subject, if there is but one."""
         several = self.settings.get("subjects")

@@ -508,7 +508,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
     for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
-        add(f"--{name}", metavar="NAME", help=f"of photographs: {told}, a folder or hub id; the usual one if not given")
+        add(
+            f"--{name}", metavar="NAME",
+            help=f"of photographs: {told}, a folder or hub id; the usual one of the hub's cache if not given",
+        )  # fmt: skip
     for name, told in (("image-reward", "ImageReward"), ("lpips", "LPIPS")):
         add(f"--{name}", metavar="FOLDER", help=f"of photographs: {told}, as realcustom convert --as {name} makes it")
     add(
@@ -724,6 +727,9 @@ def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
     )
     check.add_argument("picture", metavar="PICTURE", type=_file, help="picture of the subject")
     check.add_argument("--model", default="stickers", help="whose encoder: embedded model, folder or hub id")
+    check.add_argument(
+        "--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, which may bring an encoder of its own"
+    )
     check.add_argument("--save", type=_file, metavar="SEEN.png", help="also write what the encoder sees")
     check.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -757,4 +763,7 @@ def _subject_save(options: argparse.Namespace) -> None:
 def _subject_check(options: argparse.Namespace) -> None:
     from realcustom.apps.subject import check
 
-    check(options.picture, options.model, save=options.save, overwrite=options.overwrite, as_json=options.json)
+    check(
+        options.picture, options.model, options.adapter, save=options.save, overwrite=options.overwrite,
+        as_json=options.json,
+    )  # fmt: skip

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-
-import numpy as np
 
 from realcustom.apps.tables import aligned
 from realcustom.errors import InputError
-from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of
+from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of, tuning_seconds
+from realcustom.files import require_place, write_whole
 
 FIGURES = ("similarity", "identity", "control", "leak", "paste")
 """What is printed; the page shows more."""
@@ -26,16 +24,15 @@ def compare(options: argparse.Namespace) -> None:
         raise InputError(f"--output must end in .html or .svg, but is {output}")
     if output is not None and output.exists() and not options.overwrite:
         raise InputError(f"{output} is there already; name another file, or take --overwrite")
-    reports, seconds = read_reports(options.folders), {}
-    for folder in options.folders:
-        if (folder / "tuning.jsonl").is_file():
-            lines = (folder / "tuning.jsonl").read_text("utf-8").splitlines()
-            seconds[folder.name] = float(np.mean([json.loads(line)["seconds"] for line in lines]))
+    if output is not None:
+        require_place(output, overwrite=True)
+    reports = read_reports(options.folders)
+    seconds = {folder.name: spent for folder in options.folders if (spent := tuning_seconds(folder)) is not None}
     table: list[tuple[str, ...]] = [("", "pictures", *FIGURES, "s per subject")]
     for row, figures in rows_of(reports).items():
         told = [f"{figures[name][0]:.3f}" if name in figures else "" for name in FIGURES]
         table.append((row, str(figures["pictures"]), *told, f"{seconds[row]:.0f}" if row in seconds else ""))
     print(aligned(table, indent=""))
     if output is not None:
-        output.write_text(page(reports, seconds) if output.suffix == ".html" else drawing(reports), "utf-8")
+        write_whole(page(reports, seconds) if output.suffix == ".html" else drawing(reports), output)
         print(output)

@@ -15,7 +15,7 @@ import diffusers
 
 from realcustom.apps.bench import DRAWINGS, work_list
 from realcustom.apps.console import quiet_libraries
-from realcustom.apps.picture_options import OPTIONS, told_by_option
+from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
@@ -37,10 +37,12 @@ from realcustom.evaluation.run import (
     require_pictures,
     summarise,
 )
+from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import rehearse
+from realcustom.painting import rehearse, unread_settings
+from realcustom.pipeline import RealCustomPipeline
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -51,7 +53,8 @@ def evaluate(options: argparse.Namespace) -> None:
     """
     quiet_libraries()
     if options.pictures is not None:
-        _refuse_beside(options, "--pictures, which makes none", _OF_RUNS)
+        unread = (*_OF_RUNS, "device") if options.benchmark == "stickers" else _OF_RUNS
+        _refuse_beside(options, "--pictures, which makes none", unread)
     for name in ("batch_size", "prompts", "seeds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
@@ -80,14 +83,11 @@ _OF_SUBJECTS = (
 """Options that only a RealCustom part reads."""
 
 
-_OF_MASKS = ("mask_scope", "mask_binary", "mask_refined", "mask_layers", "mask_frozen_after", "mask_source")
-"""Those of them that say something of the word's mask."""
-
 _OF_RUNS = (
-    "model", "method", "adapter", "ray", "device", "batch_size", "rows", "mask_refined", "mask_layers",
+    "model", "method", "adapter", "ray", "batch_size", "rows", "mask_refined", "mask_layers",
     *(option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS or name == "scheduler"),
 )  # fmt: skip
-"""Options that nothing reads where no picture is made."""
+"""Options that nothing reads where no picture is made; the encoders of photographs have a device in any case."""
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
@@ -102,6 +102,12 @@ def _refuse_beside(options: argparse.Namespace, what: str, names: Sequence[str])
 def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
     if given := _given(options, names):
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
+
+
+def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, instead: str) -> None:
+    given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
+    guidance = options.guidance or pipeline.config.guidance
+    refuse_unread(given, [unread_settings(pipeline.adapter, guidance, instead)])
 
 
 class _Making:
@@ -121,8 +127,6 @@ class _Making:
                 raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
             if options.benchmark == "dreambench-pairs":
                 raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
-        if name == "image-prompt":
-            _refuse_beside(options, "--method image-prompt, whose subject acts everywhere", _OF_MASKS)
         if options.ray is not None:
             _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
         given = {
@@ -138,16 +142,13 @@ class _Making:
         # Where workers make the pictures, this machine only says of which model they are.
         here = opening if options.ray is None else replace(opening, device="cpu")
         self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
+        if not tuned:
+            _refuse_unread(options, self.method.pipeline, "a mask of the whole picture" if opening.everywhere else "")
         with told_by_option():
             rehearse(self.method.pipeline, options.steps or self.method.pipeline.config.num_inference_steps)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)
-
-    @property
-    def side(self) -> int:
-        """Of the model's pictures, in pixels."""
-        return self.method.pipeline.unet.config.sample_size * self.method.pipeline.vae_scale_factor
 
 
 def _absolute(name: str) -> str:
@@ -177,7 +178,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     else:
         checkpoints = training_history(resolve(options.model or STICKERS))
         making = _Making(options)
-        bench = work_list(options, store, making.side)
+        bench = work_list(options, store, making.method.pipeline.side)
         rows = options.rows or (MADE if isinstance(making.method, Customized) else ("subject",))
         about = describe(making.method, bench, making.settings)
         progress = Progress()
@@ -196,9 +197,12 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
 
 def _evaluate_photographs(options: argparse.Namespace) -> None:
     cases, output = _cases(options), options.output
+    # With --ray the device is that of the workers.
     encoders = load_encoders(
-        **{name: getattr(options, name) for name in _ENCODERS if getattr(options, name) is not None}
+        **{name: getattr(options, name) for name in _ENCODERS}, device=None if options.ray else options.device
     )
+    for name, reason in encoders.missing:
+        print(f"{name}: not measured: {reason}", file=sys.stderr)
     if options.pictures is not None:
         photographs.require_pictures(cases, options.pictures)
         about: dict[str, Any] = {"cases": digest(cases), "count": len(cases), "made by": str(options.pictures)}
@@ -224,7 +228,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         },
     )
     write_lines(records, output / "records.jsonl")
-    (output / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+    write_whole(json.dumps(report, indent=1), output / "report.json")
     write_page(report, records, cases, folders, output / "report.html")
     for name, told in report["encoders"].items():
         print(f"{name:11}{told}")

@@ -16,7 +16,7 @@ from PIL import Image
 from realcustom.apps.casting import Cast, read_cast
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import beside, keep, save, slug
-from realcustom.apps.picture_options import OPTIONS, picture_options, refuse_unused, told_by_option
+from realcustom.apps.picture_options import given_options, picture_options, refuse_unread, told_by_option
 from realcustom.errors import InputError
 from realcustom.painting import Painter, Painting, Source, random_seed, subjects_of
 from realcustom.pictures import mask_over, mask_picture, mask_strip, require_free, sheet
@@ -51,9 +51,6 @@ def generate(options: argparse.Namespace) -> None:
     given = picture_options(options)
     _check_kept(options)
     cast = read_cast(options)
-    if all(source.mask is not None for source in cast.sources):
-        mode = next((one for one in cast.mask_modes if one != "replace"), None)
-        refuse_unused([option for option, name in OPTIONS.items() if given.get(name) is not None], mode)
     rounds = _rounds(options, cast.word)
     seeds = picture_seeds(options.seed, options.num_images)
     outputs = _outputs(options, seeds, cast.files, len(rounds))
@@ -67,6 +64,8 @@ def generate(options: argparse.Namespace) -> None:
             for prompt, word in rounds
         ]
         subjects_of(cast.sources, settings)
+    unread = [painter.unread(settings, [source.mask is not None for source in cast.sources])]
+    refuse_unread(given_options(given), [*unread, *(painter.unread(one, [False]) for one in later)])
     painted = (
         _painted(painter, cast, settings, seeds, options)
         if not options.best_of

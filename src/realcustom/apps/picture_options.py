@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,23 +90,29 @@ def _renamed(match: re.Match[str], dashes: str) -> str:
     return f"{dashes}{_COMMANDS_NAMES[match['name']]}{' ' if match['value'] else ''}"
 
 
-def refuse_unused(given: Sequence[str], mask_mode: str | None, dashes: str = "--") -> None:
-    """Check that nothing is said of the word's mask where a given mask replaces it.
+def given_options(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options whose values are given, each with its name in `PictureSettings`."""
+    return {option: name for option, name in OPTIONS.items() if values.get(name) is not None}
+
+
+def refuse_unread(given: Mapping[str, str], calls: Sequence[Mapping[str, str]], dashes: str = "--") -> None:
+    """Check that each option that was given is read in one call at least.
 
     Args:
-        given: names of the options that were given.
-        mask_mode: how the given mask is taken.
+        given: options, each with its setting's name.
+        calls: of each the settings that it does not read, with the reasons, see `painting.unread_settings`.
         dashes: what options begin with, where they are typed.
 
     Raises:
         InputError: an option would have no effect.
     """
-    unused = [f"{dashes}{name}" for name in ("mask-scope", "mask-binary") if name in given]
-    if unused and mask_mode in (None, "replace"):
-        raise InputError(
-            f"{' and '.join(unused)} would have no effect, because the mask that is given replaces the word's; leave it "
-            f"out, or give {dashes}mask-mode intersect or union"
-        )
+    unread: dict[str, list[str]] = {}
+    for option, name in given.items():
+        if all(name in call for call in calls):
+            unread.setdefault(calls[0][name], []).append(f"{dashes}{option}")
+    if unread:
+        told = [f"{' and '.join(options)} would have no effect, because {reason}" for reason, options in unread.items()]
+        raise InputError(f"{'; '.join(told)}; leave it out")
 
 
 def picture_options(options: argparse.Namespace) -> dict[str, Any]:

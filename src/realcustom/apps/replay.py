@@ -40,11 +40,13 @@ def replay(options: argparse.Namespace) -> None:
         ("the mask", path) for path in options.masks
     ]
     keep([("the picture", options.picture), *made_of], [output])
-    model = options.model or _named_model(asked)
+    # A picture of somebody else's may name any model and adapter of the hub.
+    model, local_model = (options.model, False) if options.model else (_named_model(asked), True)
+    adapter, local_adapter = (options.adapter, False) if options.adapter else (_named_adapter(asked), True)
     torch.set_num_threads(asked.threads)
     painter = Painter.load(
-        model, options.adapter or _named_adapter(asked), device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(),
-        local_files_only=options.model is None,  # a picture of somebody else's may name any hub model
+        model, adapter, device=options.device, dtype=asked.dtype, progress=sys.stderr.isatty(), local_model=local_model,
+        local_adapter=local_adapter,
     )  # fmt: skip
     call = zip(asked.call.seeds, asked.call.subject_scales, strict=True)
     settings = [asked.settings.model_copy(update={"seed": seed, "subject_scale": scale}) for seed, scale in call]

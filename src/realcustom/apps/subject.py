@@ -10,10 +10,11 @@ from pathlib import Path
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import keep
 from realcustom.errors import InputError
-from realcustom.finding import locate, picture_side
-from realcustom.loading import resolve
+from realcustom.files import require_place
+from realcustom.finding import locate, reference_side
+from realcustom.loading import part_folder, resolve
 from realcustom.painting import Painter
-from realcustom.pictures import read_picture, require_free, require_place, write_picture
+from realcustom.pictures import read_picture, require_free, write_picture
 from realcustom.portrait import examine, fit_reference
 from realcustom.saved_subject import check_name
 
@@ -42,7 +43,7 @@ def save(options: argparse.Namespace) -> None:
         print(f"  advice: {advice}", file=sys.stderr)
 
 
-def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_json: bool) -> None:
+def check(picture: Path, model: str, adapter: str | None, *, save: Path | None, overwrite: bool, as_json: bool) -> None:
     """Print what the encoder of a model sees of a picture, and advice; write it, if `save` says where.
 
     Raises:
@@ -54,9 +55,12 @@ def check(picture: Path, model: str, *, save: Path | None, overwrite: bool, as_j
     if save is not None:
         keep([("the subject's picture", picture)], [save])
     locate(model)  # so that no network is asked for what is no name of a model
-    side = picture_side(resolve(model))
+    side = reference_side(resolve(model), None if adapter is None else part_folder(adapter))
     if side is None:
-        raise InputError(f"{model} does not say how large its pictures are, in unet/config.json and vae/config.json")
+        raise InputError(
+            f"{model} does not say how large its pictures are, in unet/config.json and vae/config.json, or what its image "
+            "encoder sees, in image_encoder/config.json"
+        )
     portrait = examine(opened, side)
     if save is not None:
         write_picture(fit_reference(opened, portrait.side), save)

@@ -13,7 +13,14 @@ from typing import Any
 
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.outputs import keep, require_folder, save
-from realcustom.apps.picture_options import OPTIONS, picture_options, setting, told_by_option
+from realcustom.apps.picture_options import (
+    OPTIONS,
+    given_options,
+    picture_options,
+    refuse_unread,
+    setting,
+    told_by_option,
+)
 from realcustom.errors import InputError
 from realcustom.painting import Painter, Source, random_seed
 from realcustom.pictures import labelled_grid, require_free, write_picture
@@ -60,7 +67,8 @@ def sweep(options: argparse.Namespace) -> None:
     assert across is not None
     if down is not None and setting(across.option) == setting(down.option):
         raise InputError(f"both axes are of {across.option}; choose two options")
-    settings = _shared(options, [across, down] if down else [across])
+    axes = [across, down] if down else [across]
+    settings = _shared(options, axes)
     subject = read_likeness(options.subject)
     cells = {
         (row, column): options.output / f"cell-{row + 1}-{column + 1}.png"
@@ -71,6 +79,8 @@ def sweep(options: argparse.Namespace) -> None:
     painter = Painter.load(options.model, options.adapter, device=options.device, dtype=options.dtype)
     with told_by_option():
         wanted = {place: _cell(painter, settings, across, down, *place) for place in cells}
+    given = {**settings, **{setting(axis.option): axis.values for axis in axes}}
+    refuse_unread(given_options(given), [painter.unread(one, [False]) for one in wanted.values()])
     options.output.mkdir(exist_ok=True)
     pictures = []
     for done, (place, path) in enumerate(cells.items(), start=1):

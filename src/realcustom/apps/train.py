@@ -11,7 +11,7 @@ import torch
 from realcustom.apps.console import quiet_libraries
 from realcustom.data.sources import open_source
 from realcustom.options import load_options
-from realcustom.training import loop
+from realcustom.training import loop, recipes
 from realcustom.training.adapter import AdapterObjective, AdapterRecipe, JointObjective, JointRecipe
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe
@@ -42,8 +42,9 @@ def train(part: str, config: Path, overrides: Sequence[str]) -> None:
         return
     recipe_class, objective_class = _PARTS[part]
     recipe: Any = load_options(recipe_class, config, overrides)
+    recipes.check_changes(recipe, recipe.output_dir)
     torch.manual_seed(recipe.training.seed)  # for the first weights
     objective = objective_class(recipe, open_source(recipe.data, "validation", seed=VALIDATION_SEED))
-    loop.train(
-        objective, open_source(recipe.data, "train", seed=recipe.training.seed), recipe.training, recipe.output_dir
-    )
+    source = open_source(recipe.data, "train", seed=recipe.training.seed)
+    recipes.record(recipe, recipe.output_dir)
+    loop.train(objective, source, recipe.training, recipe.output_dir)

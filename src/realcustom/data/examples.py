@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Example:
     """What else the source knows of the picture, by name; only ever used to measure."""
 
 
+@runtime_checkable
 class ExampleSource(Protocol):
     """An endless, seekable source: the same number always gives the same example, which makes exact resume trivial."""
 
@@ -62,6 +63,12 @@ class Batch:
     foregrounds: Tensor | None = None
     """Likewise."""
     facts: Sequence[Mapping[str, str]] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with all of its tensors on a device."""
+        held = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved: dict[str, Any] = {name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)}
+        return replace(self, **moved)
 
 
 def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:

@@ -27,8 +27,8 @@ class DataOptions(Options):
     """Side of the references, in pixels."""
     reference: Reference = "self"
     """stickers: condition on the target picture itself, on another picture of the same subject, or on the bare drawing."""
-    styles: list[str] = []
-    """stickers: one drawing of each noun, in the first of these styles in which there is one; every drawing if none is named."""
+    styles: tuple[str, ...] = ()
+    """stickers: one drawing of each noun, in the first of these styles in which there is one; all if none is named."""
     scenes: SceneOptions = SceneOptions()
     """stickers: what scenes look like."""
 

@@ -9,9 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from realcustom.errors import InputError
 from realcustom.evaluation.page import STYLE, table
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.files import read_json, reason
 
 BESIDE = ("twin", "copy", "oracle")
 """Rows that are shown beside the methods, once; text alone only if all evaluations are of one model."""
@@ -37,8 +40,8 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
         path = folder / "report.json"
         if not path.is_file():
             raise InputError(f"{folder} holds no report.json; make it with: realcustom evaluate --output {folder}")
-        told = json.loads(path.read_text("utf-8"))
-        if "families" not in told or "subject" not in told["rows"]:
+        told = read_json(path)
+        if "families" not in told or "subject" not in told.get("rows", ()):
             raise InputError(f"{path} is no report on subjects of StickerBench")
         if folder.name in reports:
             raise InputError(f"two of the folders are called {folder.name}; rename one")
@@ -49,6 +52,22 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if other:
             raise InputError(f"{name} and {first_name} differ in {', '.join(other)}, so that they cannot be compared")
     return reports
+
+
+def tuning_seconds(folder: Path) -> float | None:
+    """Return how long a subject was learned in an evaluation, the mean; None if none was.
+
+    Raises:
+        InputError: the file that says it cannot be read.
+    """
+    path = folder / "tuning.jsonl"
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text("utf-8").splitlines()
+        return float(np.mean([float(json.loads(line)["seconds"]) for line in lines])) if lines else None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path} does not say line by line how long each subject took: {reason(error)}") from error
 
 
 def rows_of(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

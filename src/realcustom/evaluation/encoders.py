@@ -1,20 +1,18 @@
 """The networks that photographs are measured with: CLIP, DINO and others, from folders or the hub, none of them ours.
 
-What is not there is not measured, and the report says why.
+What is not named and not in the hub's cache is not measured, and the report says why.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
@@ -23,18 +21,18 @@ from transformers import AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, 
 from realcustom.errors import InputError
 from realcustom.evaluation.image_reward import LONGEST, ImageRewardModel
 from realcustom.evaluation.lpips import Lpips
-from realcustom.loading import fingerprint, load_strictly, require_tokenizer
+from realcustom.loading import fingerprint, load_strictly, part_folder, require_tokenizer
+from realcustom.painting import to_device
 from realcustom.vision import OF_CLIP, OF_IMAGENET, normalized
 
-CLIP, DINO, SEGMENTER = "openai/clip-vit-base-patch32", "facebook/dino-vits16", "CIDAS/clipseg-rd64-refined"
-"""What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's."""
-
-_CONVERTED = ("image_reward", "lpips")
-"""Those that nobody publishes as safetensors."""
-
-_FILES = ["*.json", "*.txt", "*.safetensors"]
+USUAL = {
+    "clip": "openai/clip-vit-base-patch32", "dino": "facebook/dino-vits16", "segmenter": "CIDAS/clipseg-rd64-refined",
+}  # fmt: skip
+"""What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's.
+Nobody publishes the others as safetensors."""
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """Turns pictures into embeddings."""
 
@@ -46,6 +44,7 @@ class ImageEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class TextImageEncoder(ImageEncoder, Protocol):
     """Turns sentences into embeddings of the same space, too."""
 
@@ -54,6 +53,7 @@ class TextImageEncoder(ImageEncoder, Protocol):
         ...
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Finds what a word means in a picture."""
 
@@ -65,6 +65,7 @@ class Segmenter(Protocol):
         ...
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Says how much people would like a picture of a sentence."""
 
@@ -76,6 +77,7 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
 class Distance(Protocol):
     """Says how different pictures look."""
 
@@ -100,18 +102,19 @@ class Clip:
         """Return embeddings of length 1."""
         side = self.model.config.vision_config.image_size
         pixels = normalized(torch.stack([_middle(picture, side, side) for picture in pictures]), OF_CLIP)
-        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
-        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+        pooled = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1).cpu()
 
     @torch.no_grad()
     def embed_text(self, sentences: Sequence[str]) -> Float[Tensor, "b c"]:
         """Return embeddings of length 1."""
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(list(sentences), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         pooled = self.model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=-1)
+        return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class Dino:
         side = self.model.config.image_size
         resized = round(side * 256 / 224)
         pixels = normalized(torch.stack([_middle(picture, resized, side) for picture in pictures]), OF_IMAGENET)
-        return F.normalize(self.model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
+        states = self.model(pixel_values=pixels.to(self.model.device)).last_hidden_state
+        return F.normalize(states[:, 0], dim=-1).cpu()
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,9 @@ class ClipSegmenter:
         """Return where the word's thing is."""
         side = self.model.config.vision_config.image_size
         squared = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-        tokens = self.tokenizer([word], return_tensors="pt")
-        logits = self.model(pixel_values=normalized(_pixels(squared)[None], OF_IMAGENET), **tokens).logits
+        tokens = self.tokenizer([word], return_tensors="pt").to(self.model.device)
+        pixels = normalized(_pixels(squared)[None], OF_IMAGENET).to(self.model.device)
+        logits = self.model(pixel_values=pixels, **tokens).logits.cpu()
         size = (picture.height, picture.width)
         found = F.interpolate(logits.reshape(1, 1, *logits.shape[-2:]), size, mode="bilinear")[0, 0] > 0
         return found if bool(found.any()) else torch.ones_like(found)
@@ -161,10 +166,10 @@ class ImageReward:
     @torch.no_grad()
     def reward(self, picture: Image.Image, sentence: str) -> float:
         """Return the reward, which is about 0 on average."""
-        pixels = normalized(_middle(picture, self.model.side, self.model.side)[None], OF_CLIP)
+        pixels = normalized(_middle(picture, self.model.side, self.model.side)[None], OF_CLIP).to(self.model.device)
         tokens = self.tokenizer(
             [sentence], padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt"
-        )
+        ).to(self.model.device)
         return float(self.model(pixels, tokens["input_ids"], tokens["attention_mask"]))
 
 
@@ -178,7 +183,7 @@ class LpipsDistance:
     @torch.no_grad()
     def distance(self, one: Image.Image, other: Image.Image) -> float:
         """Return the distance."""
-        mine, theirs = (_pixels(picture.convert("RGB"))[None] * 2 - 1 for picture in (one, other))
+        mine, theirs = (_pixels(picture.convert("RGB"))[None].to(self.model.device) * 2 - 1 for picture in (one, other))
         return float(self.model(mine, theirs))
 
 
@@ -204,18 +209,21 @@ class Encoders:
 
 
 def load_encoders(
-    clip: str | Path = CLIP,
-    dino: str | Path = DINO,
-    segmenter: str | Path = SEGMENTER,
+    clip: str | Path | None = None,
+    dino: str | Path | None = None,
+    segmenter: str | Path | None = None,
     image_reward: str | Path | None = None,
     lpips: str | Path | None = None,
+    *,
+    device: str | None = None,
 ) -> Encoders:
-    """Return the encoders that can be had, each from a folder or, by its id, from the hub or its cache.
+    """Return the encoders that can be had, on a device, the best that there is if none is named.
 
-    Those of the last two that are published are pickled; `realcustom convert --as` makes folders of them.
+    Each comes from a folder; one of the first three also, by its id, from the hub, or if it is not named and `USUAL`, from
+    the hub's cache. Those of the last two that are published are pickled; `realcustom convert --as` makes folders of them.
 
     Raises:
-        InputError: a folder holds no such encoder.
+        InputError: one that is named is not there, is another one, or the device cannot be used.
     """
     found: dict[str, Any] = {}
     missing = []
@@ -223,18 +231,19 @@ def load_encoders(
         ("clip", clip, _clip), ("dino", dino, _dino), ("segmenter", segmenter, _segmenter),
         ("image_reward", image_reward, _image_reward), ("lpips", lpips, _lpips),
     ):  # fmt: skip
-        if source is None:
+        if source is not None:
+            if name not in USUAL and not os.path.isdir(source):
+                raise InputError(f"{source} is no folder; realcustom convert --as {name.replace('_', '-')} makes one")
+            found[name] = load(*_folder(source))
+        elif name not in USUAL:
             missing.append((name, "no folder of it is given"))
-            continue
-        if name in _CONVERTED and not os.path.isdir(source):
-            raise InputError(f"{source} is no folder; realcustom convert --as {name.replace('_', '-')} makes one")
-        try:
-            folder, told = _folder(source)
-        except InputError as error:
-            missing.append((name, str(error)))
-            continue
-        found[name] = load(folder, told)
-    return Encoders(**found, missing=tuple(missing))
+        else:
+            try:
+                found[name] = load(*_folder(USUAL[name], local_files_only=True))
+            except InputError:
+                missing.append((name, f"{USUAL[name]} is not in the hub's cache, whole; name it, and it is fetched"))
+    moved = {name: replace(one, model=to_device(one.model, device)) for name, one in found.items()}
+    return Encoders(**moved, missing=tuple(missing))
 
 
 def cut_out(picture: Image.Image, region: Bool[Tensor, "h w"]) -> Image.Image:
@@ -244,15 +253,10 @@ def cut_out(picture: Image.Image, region: Bool[Tensor, "h w"]) -> Image.Image:
     return alone.crop(mask.getbbox())
 
 
-def _folder(source: str | Path) -> tuple[Path, str]:
+def _folder(source: str | Path, *, local_files_only: bool = False) -> tuple[Path, str]:
     """Return the folder of an encoder, and its name for reports if the hub gives it one."""
-    if os.path.isdir(source):
-        return Path(source), ""
-    try:
-        folder = Path(snapshot_download(str(source), allow_patterns=_FILES))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(f"{source} is neither a folder nor to be had from the hub ({type(error).__name__})") from error
-    return folder, f"{source}@{folder.name}"
+    folder = part_folder(source, local_files_only=local_files_only)
+    return folder, "" if os.path.isdir(source) else f"{source}@{folder.name}"
 
 
 def _clip(folder: Path, told: str) -> Clip:

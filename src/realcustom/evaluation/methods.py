@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class Made:
     """Where the subject acted in each step, if the method has masks and the request one subject."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way of making pictures of subjects."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from realcustom.branches import MaskSource
 from realcustom.errors import InputError
+from realcustom.files import read_json, write_whole
 from realcustom.guidance import Form
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
@@ -65,34 +66,31 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
         **work,
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
-        **{
-            name: value
-            for name, value in own.items()
-            if name in asdict(settings) or name in ("mask_layers", "mask_binary")
-        },
+        **{name: value for name, value in own.items() if name in asdict(settings) or name == "mask_layers"},
         **{name: value for name, value in asdict(settings).items() if value is not None},
     }
 
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write down in `run.json` what the pictures of a folder are made with.
+    """Write down in `run.json` what the pictures of a folder are made with, before there is any.
 
     Raises:
-        InputError: `folder` holds pictures that were made with something else.
+        InputError: `folder` holds pictures that were made with something else, or does not say with what.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "run.json", json.dumps(about, indent=1, default=str)
-    known = json.loads(path.read_text()) if path.exists() else None
+    if not any(one.is_file() and one != path and not one.name.startswith(".") for one in folder.rglob("*")):
+        write_whole(text, path)
+        return
+    if not path.exists():
+        raise InputError(f"{folder} holds files, but no run.json that says how they were made; name another --output")
+    try:
+        known = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; it says how the files beside it were made, so name another --output") from error
     asked = json.loads(text)
-    begun = any(one.is_file() and one != path for one in folder.rglob("*"))
-    if begun and known != asked:
-        if known is None:
-            raise InputError(
-                f"{folder} holds files, but no run.json that says how they were made; name another --output"
-            )
-        other = sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name))
+    if other := sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name)):
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
-    path.write_text(text)
 
 
 Work = TypeVar("Work")
@@ -129,4 +127,4 @@ def make_missing(
 
 def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write one JSON object a line."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    write_whole("".join(json.dumps(record) + "\n" for record in records), path)

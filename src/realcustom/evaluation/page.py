@@ -15,6 +15,7 @@ from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench, pictur
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.files import write_whole
 from realcustom.pictures import sheet, write_picture
 
 STYLE = """
@@ -54,12 +55,12 @@ def write_report(
     folder: Path,
 ) -> None:
     """Write `report.json`, `records.jsonl`, `report.html` and `grid.png` (40 subjects) into `folder`."""
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    write_whole(json.dumps(report, indent=1), folder / "report.json")
     write_lines(records, folder / "records.jsonl")
     if "subject" in folders:
         write_picture(grid(bench.one_each()[:40], folders), folder / "grid.png")
     ranked = _ranked(records, bench, folders, folder)
-    (folder / "report.html").write_text(_page(report, ranked), "utf-8")
+    write_whole(_page(report, ranked), folder / "report.html")
 
 
 def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:

@@ -15,6 +15,7 @@ from realcustom.evaluation.cases import Case
 from realcustom.evaluation.page import STYLE, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.files import write_whole
 from realcustom.pictures import read_picture, sheet
 
 SIDE = 128
@@ -43,13 +44,13 @@ def write_page(
     broken_down = "".join(
         f"<h2>By {name}</h2>{_table(report[f'by_{name}'])}" for name in ("family", "word") if report[f"by_{name}"]
     )
-    path.write_text(
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["benchmark"])}</title>'
         f"<style>{STYLE}</style><h1>{escape(report['benchmark'])}</h1><p>{escape(about)}</p><ul>{encoders}</ul>"
         f"{_table(report['rows'], ROWS)}<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p>"
-        f"<ul>{meaning}</ul>{_scatter(report['rows'])}{broken_down}{_cases(records, cases, folders)}</html>",
-        "utf-8",
+        f"<ul>{meaning}</ul>{_scatter(report['rows'])}{broken_down}{_cases(records, cases, folders)}</html>"
     )
+    write_whole(page, path)
 
 
 def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> str:

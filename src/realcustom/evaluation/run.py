@@ -286,8 +286,8 @@ def _batches(
 
 
 FIGURES = (
-    "found", "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position", "leak",
-    "paste", "mask", "mask_random", "mask_all", "segmenter",
+    "found", "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position",
+    "leak", "paste", "mask", "mask_random", "mask_all", "segmenter",
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""
 

@@ -6,6 +6,7 @@ with it (`JointObjective`), half of its batches without any reference, before it
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
@@ -25,7 +26,7 @@ from realcustom.data.sources import DataOptions, open_source
 from realcustom.errors import InputError
 from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import area_mask
-from realcustom.options import Options
+from realcustom.options import Options, PositiveShare, Share
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import place_tokens
@@ -33,56 +34,64 @@ from realcustom.prompts import TextStates
 from realcustom.subject_encoder import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
-from realcustom.training.options import TrainingOptions
+from realcustom.training.options import Fixed, TrainingOptions
 
 
 class AdapterRecipe(Options):
     """All that a run of `realcustom train adapter` needs."""
 
     output_dir: Path
-    data: DataOptions
+    data: Fixed[DataOptions]
     training: TrainingOptions
-    base: Path
+    base: Fixed[Path]
     """Folder of the text-to-image model in diffusers' layout, or its hub id."""
-    image_encoder: Path | None = None
+    image_encoder: Fixed[Path | None] = None
     """Folder of a CLIP or SigLIP image encoder of transformers; the base's own autoencoder sees the subject if null."""
-    image_encoder_2: Path | None = None
+    image_encoder_2: Fixed[Path | None] = None
     """Folder of a DINOv2 with registers, beside SigLIP."""
-    adapter: dict[str, Any] = {}
+    adapter: Fixed[dict[str, Any]] = {}
     """Arguments of `RealCustomAdapter` that do not follow from the base; not read if there is an adapter to start from."""
-    initial_adapter: Path | None = None
+    initial_adapter: Fixed[Path | None] = None
     """Folder of an adapter to start from."""
-    finer: bool = False
+    finer: Fixed[bool] = False
     """Take a quarter of each of its features, so that it has four times as many tokens."""
-    caption_dropout: float = 0.1
+    caption_dropout: Share = 0.1
     """Share of captions that are replaced by the empty one."""
-    frame_jitter: float = 0.1
+    frame_jitter: NonNegativeFloat = 0.1
     """How wrong the subject's frame in the picture may be, for an adapter that places its tokens: standard deviation of its
-    centre, as a share of its size; that of the logarithm of its size is twice as large. Frames of masks err like this."""
+    centre, as a share of its size; that of the logarithm of its size is twice as large. The masks of the embedded model give
+    frames that are as wrong as 0.09 makes them (`validation/frame_centre`, `frame_size_spread`); its recipes take less, 0.02,
+    because what cannot be known is predicted as a blur."""
     timestep_shift: PositiveFloat = 1.0
     """Above 1, noisy timesteps are drawn more often: that is where a reference decides (see `draw_noisy`)."""
     foreground_weight: PositiveFloat = 1.0
     """How much an error on a thing counts, against one behind it; needs a source that knows where its things are."""
-    lowest_token_ratio: float = 0.3
+    lowest_token_ratio: PositiveShare = 0.3
     """gamma_num is drawn from here to 1 for each batch (RC 10)."""
-    scoring_rate: float = 1.0
+    scoring_rate: NonNegativeFloat = 1.0
     """Learning rate of the scoring module, as a multiple of the others'."""
-    reach_rate: float = 1.0
+    reach_rate: NonNegativeFloat = 1.0
     """Likewise of the reaches of heads that prefer near tokens: a few numbers on a logarithmic scale, which move slowly."""
-    validation_examples: int = 64
-    drawn_examples: int = 40
+    validation_examples: PositiveInt = 64
+    drawn_examples: NonNegativeInt = 40
     """How many validation examples are drawn as pictures, with the next three."""
-    num_inference_steps: int = 25
+    num_inference_steps: PositiveInt = 25
     guidance_scale: float = 4.0
     subject_guidance_scale: float = 4.0
+
+    @model_validator(mode="after")
+    def _there_is_something_to_refine(self) -> AdapterRecipe:
+        if self.finer and self.initial_adapter is None:
+            raise ValueError("finer needs initial_adapter: a new adapter is made as fine as it shall be")
+        return self
 
 
 class JointRecipe(AdapterRecipe):
     """All that a run of `realcustom train joint` needs."""
 
-    reference_dropout: float = 0.5
+    reference_dropout: Share = 0.5
     """Share of batches in which the base sees no reference."""
-    text_data: DataOptions | None = None
+    text_data: Fixed[DataOptions | None] = None
     """Where the examples of those batches come from; like the others if null."""
 
 
@@ -91,19 +100,29 @@ class Reference:
     """The subjects of a batch, as an adapter takes them."""
 
     features: Float[Tensor, "b i c_f"]
-    positions: Float[Tensor, "b i 2"] | None
-    """Where the tokens lie in the pictures to be made; None for an adapter that does not place them."""
+    frames: Float[Tensor, "b 2 3"] | None
+    """Of the subjects, in the pictures to be made and in the references; None for an adapter that does not place its tokens."""
     token_ratio: float
     more: tuple[Any, ...] = ()
     """Features of other layers and scales, as `RealCustomAdapter.tokens` takes them."""
 
+    @property
+    def positions(self) -> Float[Tensor, "b i 2"] | None:
+        """Return where the tokens lie in the pictures to be made."""
+        if self.frames is None:
+            return None
+        return place_tokens(math.isqrt(self.features.shape[1]), self.frames[:, 1], self.frames[:, 0])
+
     def of_others(self) -> Reference:
         """Return each subject in the place of the next one."""
+        frames = self.frames
+        if frames is not None:
+            frames = torch.stack([frames[:, 0], frames[:, 1].roll(1, dims=0)], dim=1)
         more = tuple(
             [one.roll(1, dims=0) for one in many] if isinstance(many, list) else many.roll(1, dims=0)
             for many in self.more
         )
-        return replace(self, features=self.features.roll(1, dims=0), more=more)
+        return replace(self, features=self.features.roll(1, dims=0), frames=frames, more=more)
 
 
 class CustomizedUNet(nn.Module):
@@ -148,6 +167,14 @@ def _initial(folder: Path, *, finer: bool) -> RealCustomAdapter:
     return adapter.finer() if finer else adapter
 
 
+def jittered(frames: Float[Tensor, "b 2 3"], jitter: float, generator: torch.Generator) -> Float[Tensor, "b 2 3"]:
+    """Return the frames, those in the pictures a little wrong, see `AdapterRecipe.frame_jitter`."""
+    noise = jitter * torch.randn(len(frames), 3, generator=generator).to(frames)
+    centre, size = frames[:, 0, :2], frames[:, 0, 2:]
+    moved = torch.cat([centre + size * noise[:, :2], size * (2 * noise[:, 2:]).exp()], dim=1)
+    return torch.stack([moved, frames[:, 1]], dim=1)
+
+
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
@@ -190,9 +217,23 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         for name, parameter in self.adapter.scoring.named_parameters() if self.adapter.scoring else ():
             parameter.register_post_accumulate_grad_hook(self._watch(name))
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
+        if self.adapter.log_precisions:
+            self._require_square_grid()
+
+    def _require_square_grid(self) -> None:
+        """Check that the adapter's tokens are the cells of a square, each of which has its place."""
+        seen = self.reference(self.held_out.references[:1], self.held_out.frames[:1], 1.0)
+        with torch.no_grad():
+            count = self.adapter.tokens(seen.features, *seen.more).shape[1]
+        if math.isqrt(count) ** 2 != count:
+            raise InputError(
+                f"an adapter that places its tokens needs one for each cell of a square, but of this encoder's pictures it has "
+                f"{count} tokens, which are no square grid; take adapter.placed=false, or an encoder without a class token"
+            )
 
     def prepare(self, device: torch.device) -> None:
-        """Move the frozen parts to the device."""
+        """Move the frozen parts and what is held out to the device."""
+        self.held_out = self.held_out.to(device)
         self.base.to(device)
 
     def parameter_groups(self) -> list[dict]:
@@ -213,7 +254,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         text_only = float(torch.rand((), generator=generator)) < self.reference_dropout
         if text_only and self.text_source is not None:
             numbers = torch.randint(2**31, (len(batch.captions),), generator=generator)
-            batch = collate([self.text_source[number] for number in numbers.tolist()])
+            batch = collate([self.text_source[number] for number in numbers.tolist()]).to(batch.pixels.device)
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
@@ -223,7 +264,8 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         noisy = draw_noisy(latents, self.scheduler, generator, timestep_shift=self.recipe.timestep_shift)
         reference = None
         if not text_only:
-            reference = self.reference(batch.references, self._jitter(batch.frames, generator), token_ratio)
+            frames = jittered(batch.frames, self.recipe.frame_jitter, generator)
+            reference = self.reference(batch.references, frames, token_ratio)
         loss = sample_errors(
             self.predict(model, noisy, text, reference), noisy, self._cell_weights(batch, noisy)
         ).mean()
@@ -236,27 +278,16 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         """Return what an error in each cell counts, `[b, h, w]`; None if all count the same."""
         if self.recipe.foreground_weight == 1 or batch.foregrounds is None:
             return None
-        covered = area_mask(batch.foregrounds.to(noisy.noisy), (noisy.noisy.shape[2], noisy.noisy.shape[3]))
+        covered = area_mask(batch.foregrounds, (noisy.noisy.shape[2], noisy.noisy.shape[3]))
         return 1 + (self.recipe.foreground_weight - 1) * covered
-
-    def _jitter(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the frames, those in the pictures a little wrong: at inference they come from a mask."""
-        noise = self.recipe.frame_jitter * torch.randn(len(frames), 3, generator=generator)
-        centre, size = frames[:, 0, :2], frames[:, 0, 2:]
-        moved = torch.cat([centre + size * noise[:, :2], size * (2 * noise[:, 2:]).exp()], dim=1)
-        return torch.stack([moved, frames[:, 1]], dim=1)
 
     def reference(self, pictures: Tensor, frames: Tensor, token_ratio: float) -> Reference:
         """Return pictures `[b, 3, h, w]` of subjects, and their frames `[b, 2, 3]`, as an adapter takes them."""
         encoder = self.base.subject_encoder
         with torch.no_grad():
-            seen = encoder.features((pictures.to(self.base.vae.device) + 1) / 2, self.adapter)
+            seen = encoder.features((pictures + 1) / 2, self.adapter)
         features, *more = as_arguments(seen, torch.float32)
-        positions = None
-        if self.adapter.log_precisions:
-            frames = frames.to(features)
-            positions = place_tokens(round(features.shape[1] ** 0.5), frames[:, 1], frames[:, 0])
-        return Reference(features, positions, token_ratio, tuple(more))
+        return Reference(features, frames if self.adapter.log_precisions else None, token_ratio, tuple(more))
 
     @abstractmethod
     def predict(self, model: Trained, noisy: NoisyBatch, text: TextStates, reference: Reference | None) -> Tensor:
@@ -269,8 +300,8 @@ class _ReferenceObjective(ABC, Generic[Trained]):
     def validate(self, model: Trained) -> tuple[dict[str, float], Image.Image | None]:
         """Return, by timestep and on the same noise, the error without, with the right and with a wrong subject.
 
-        `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps. The text-only
-        figures are those of the base's own validation.
+        `right/T` and `wrong/T` are ratios to the error without a subject; below 1 the reference helps. Tokens are placed by
+        the subject's true frame in the picture. The text-only figures are those of the base's own validation.
         """
         batch, figures = self.held_out, dict[str, float]()
         latents, right = encode(self.base.vae, batch.pixels), self.reference(batch.references, batch.frames, 0.8)

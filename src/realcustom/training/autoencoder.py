@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from PIL import Image
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from realcustom.data.examples import Batch, ExampleSource, collate
@@ -22,30 +23,30 @@ from realcustom.errors import InputError
 from realcustom.loading import construct, load_strictly
 from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
-from realcustom.training.options import TrainingOptions
+from realcustom.training.options import Fixed, TrainingOptions
 
 
 class AutoencoderRecipe(Options):
     """All that a run of `realcustom train autoencoder` needs."""
 
     output_dir: Path
-    data: DataOptions
+    data: Fixed[DataOptions]
     training: TrainingOptions
-    autoencoder: dict[str, Any] = {}
+    autoencoder: Fixed[dict[str, Any]] = {}
     """Arguments of `diffusers.AutoencoderDC`; not read if there is one to start from."""
-    initial_autoencoder: Path | None = None
+    initial_autoencoder: Fixed[Path | None] = None
     """Folder of an autoencoder to start from."""
-    frozen_encoder: bool = False
+    frozen_encoder: Fixed[bool] = False
     """Train the decoder alone: the latents, and so every model of them, stay what they are."""
-    latent_noise: float = 0.1
+    latent_noise: NonNegativeFloat = 0.1
     """Standard deviation of the noise on the latent while training."""
-    latent_penalty: float = 1e-3
+    latent_penalty: NonNegativeFloat = 1e-3
     """Weight of the mean square of the latent."""
-    edge_weight: float = 1.0
+    edge_weight: NonNegativeFloat = 1.0
     """Weight of the absolute error of the picture's differences between neighbours."""
-    square_weight: float = 1.0
+    square_weight: NonNegativeFloat = 1.0
     """Weight of the squared error."""
-    validation_examples: int = 64
+    validation_examples: PositiveInt = 64
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,8 @@ class AutoencoderObjective:
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)]).pixels
 
     def prepare(self, device: torch.device) -> None:
-        """Nothing is frozen."""
+        """Move what is held out to the device; nothing is frozen."""
+        self.held_out = self.held_out.to(device)
 
     def parameter_groups(self) -> list[dict]:
         """Return one group."""
@@ -83,8 +85,7 @@ class AutoencoderObjective:
 
     def loss(self, model: AutoencoderDC, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the weighted sum of the errors."""
-        recipe, device = self.recipe, next(model.parameters()).device
-        pixels = batch.pixels.to(device)
+        recipe, pixels = self.recipe, batch.pixels
         latents = model.encoder(pixels)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         decoded = model.decoder(latents + recipe.latent_noise * noise).float()
@@ -97,7 +98,7 @@ class AutoencoderObjective:
 
     def validate(self, model: AutoencoderDC) -> tuple[dict[str, float], Image.Image | None]:
         """Return the mean PSNR on held-out scenes, also of the mean error, and a sheet of pictures above decoded ones."""
-        pixels = self.held_out.to(next(model.parameters()).device)
+        pixels = self.held_out
         decoded = torch.cat([model.decoder(model.encoder(part)).float().clamp(-1, 1) for part in pixels.split(16)])
         error = ((decoded - pixels) / 2).square().mean()
         figures = {"psnr": float(psnr(decoded, pixels).mean()), "psnr_of_mean_error": float(-10 * error.log10())}
@@ -110,6 +111,6 @@ class AutoencoderObjective:
         """
         if not self.recipe.frozen_encoder:
             with torch.no_grad():
-                latents = model.encoder(self.held_out.to(next(model.parameters())))
+                latents = model.encoder(self.held_out)
             model.register_to_config(scaling_factor=float(1 / latents.float().std()))
         model.save_pretrained(folder)

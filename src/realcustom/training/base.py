@@ -11,28 +11,21 @@ import torch
 import transformers
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
+from pydantic import PositiveInt
 from torch import Tensor
 
 from realcustom.attention import attached, attention_grid
 from realcustom.data.examples import Batch, ExampleSource, collate
 from realcustom.data.sources import DataOptions
-from realcustom.loading import construct, load_model, load_strictly
+from realcustom.loading import construct, load_model, load_strictly, require_tokenizer
 from realcustom.masks import aggregate, area_mask, chance_of_overlap, influence_scope, overlap
-from realcustom.options import Options
+from realcustom.options import Options, Share
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
-from realcustom.training.diffusion import (
-    NoisyBatch,
-    draw_noisy,
-    encode,
-    make_noisy,
-    predict_noisy,
-    sample_errors,
-    snr_weights,
-)
-from realcustom.training.options import TrainingOptions
+from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, make_noisy, predict_noisy, sample_errors
+from realcustom.training.options import Fixed, TrainingOptions
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
 """Noise levels at which validation looks, from almost clean to almost noise."""
@@ -42,23 +35,21 @@ class BaseRecipe(Options):
     """All that a run of `realcustom train base` needs."""
 
     output_dir: Path
-    data: DataOptions
+    data: Fixed[DataOptions]
     training: TrainingOptions
-    autoencoder: Path
+    autoencoder: Fixed[Path]
     """Folder of an autoencoder, of any of diffusers' classes."""
-    text: Path
+    text: Fixed[Path]
     """Folder that holds `text_encoder` and `tokenizer`."""
-    unet: dict[str, Any]
+    unet: Fixed[dict[str, Any]]
     """Arguments of `diffusers.UNet2DConditionModel`."""
-    scheduler: dict[str, Any]
+    scheduler: Fixed[dict[str, Any]]
     """Arguments of `diffusers.DDIMScheduler`, whose training half is used."""
-    initial_unet: Path | None = None
+    initial_unet: Fixed[Path | None] = None
     """Folder of a UNet to start from instead of random weights."""
-    caption_dropout: float = 0.1
+    caption_dropout: Share = 0.1
     """Share of captions that are replaced by the empty one, for guidance."""
-    snr_gamma: float | None = None
-    """Bound of min-SNR weighting; null weights every noise level alike."""
-    validation_examples: int = 64
+    validation_examples: PositiveInt = 64
     mask_layers: list[str] = []
     """Beginnings of the names of the layers whose attention makes the mask; all if there are none."""
     prompts: list[str] = []
@@ -74,7 +65,8 @@ class BaseObjective:
         self.recipe = recipe
         self.autoencoder = load_model(recipe.autoencoder).requires_grad_(False)
         self.text_encoder = load_strictly(transformers.AutoModel, recipe.text / "text_encoder").requires_grad_(False)
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.text / "tokenizer")
+        require_tokenizer(recipe.text / "tokenizer")
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.text / "tokenizer", local_files_only=True)
         self.sampler = construct(DDIMScheduler, recipe.scheduler, "scheduler")
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
         self.model = (
@@ -85,7 +77,8 @@ class BaseObjective:
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
 
     def prepare(self, device: torch.device) -> None:
-        """Move the frozen parts to the device."""
+        """Move the frozen parts and what is held out to the device."""
+        self.held_out = self.held_out.to(device)
         self.autoencoder.to(device)
         self.text_encoder.to(device)
 
@@ -96,13 +89,12 @@ class BaseObjective:
     def loss(
         self, model: UNet2DConditionModel, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted error at random noise levels."""
+        """Return the error at random noise levels."""
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = encode_prompts(captions, self.tokenizer, self.text_encoder, shortest=True)
         noisy = draw_noisy(encode(self.autoencoder, batch.pixels), self.scheduler, generator)
-        errors = sample_errors(predict_noisy(model, noisy, text), noisy)
-        return (snr_weights(self.scheduler, noisy.timesteps, self.recipe.snr_gamma) * errors).mean(), {}
+        return sample_errors(predict_noisy(model, noisy, text), noisy).mean(), {}
 
     def validate(self, model: UNet2DConditionModel) -> tuple[dict[str, float], Image.Image | None]:
         """Return the error on held-out examples by timestep, and where the source knows regions, `localisation`."""
@@ -148,7 +140,7 @@ def measured_noise(latents: Tensor, scheduler: DDPMScheduler) -> Iterator[tuple[
 
 def noun_columns(batch: Batch, tokenizer: transformers.PreTrainedTokenizerBase, text: TextStates) -> Tensor:
     """Return `[b, t]`: 1 on the tokens of each caption's noun; a row of zeros where the source does not know it."""
-    columns = torch.zeros(text.states.shape[:2])
+    columns = text.states.new_zeros(text.states.shape[:2])
     for row, (caption, word) in enumerate(zip(batch.captions, batch.words, strict=True)):
         if word:
             columns[row, list(find_word(caption, word, tokenizer, occurrence=1).tokens)] = 1
@@ -171,7 +163,7 @@ def measure_text_only(
     the mean `frame_size/T` and the standard deviation `frame_size_spread/T`.
     """
     with attached(unet) as tap:
-        tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns.to(noisy.noisy)
+        tap.latent_size, tap.word = (noisy.noisy.shape[2], noisy.noisy.shape[3]), columns
         tap.watched = mask_layers
         prediction = predict_noisy(unet, noisy, text)
     errors = sample_errors(prediction, noisy)
@@ -180,7 +172,7 @@ def measure_text_only(
         relevance = aggregate(list(tap.maps.values()), size=attention_grid(unet, tap.latent_size))
         figures[f"localisation/{step}"] = localisation(relevance, batch.regions)
         figures["localisation/chance"] = chance(batch.regions, (relevance.shape[1], relevance.shape[2]))
-        found, true = frame_of(influence_scope(relevance, mask_scope=FRAME_SCOPE)).cpu(), batch.frames[:, 0]
+        found, true = frame_of(influence_scope(relevance, mask_scope=FRAME_SCOPE)), batch.frames[:, 0]
         sizes = (found[:, 2] / true[:, 2]).log()
         figures[f"frame_centre/{step}"] = float((found[:, :2] - true[:, :2]).square().mean().sqrt())
         figures[f"frame_size/{step}"] = float(sizes.mean())
@@ -198,7 +190,7 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
     Returns:
         Intersection over union, in [0, 1].
     """
-    truth = area_mask(regions.to(relevance), (relevance.shape[1], relevance.shape[2]))
+    truth = area_mask(regions, (relevance.shape[1], relevance.shape[2]))
     shares = (truth >= 0.5).float().mean(dim=(1, 2))
     scores = [
         overlap(influence_scope(relevance[row, None], mask_scope=float(share) + 1e-6, binary=True), truth[row, None])
@@ -209,5 +201,5 @@ def localisation(relevance: Tensor, regions: Tensor) -> float:
 
 def chance(regions: Tensor, size: tuple[int, int]) -> float:
     """Return the expected `localisation` of random masks of the regions' size."""
-    share = (area_mask(regions, size) >= 0.5).float().mean(dim=(1, 2)).numpy()
-    return float(np.mean([chance_of_overlap(float(one), float(one)) for one in share]))
+    shares = (area_mask(regions, size) >= 0.5).float().mean(dim=(1, 2)).tolist()
+    return float(np.mean([chance_of_overlap(one, one) for one in shares]))

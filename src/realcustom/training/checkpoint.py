@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from realcustom.checks import check_tensors
 from realcustom.errors import CheckpointMismatch, InputError
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -40,14 +41,12 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
         CheckpointMismatch: names or shapes are not exactly the module's own.
     """
     own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [
-        f"{name} ({tuple(tensors[name].shape)} instead of {tuple(own[name].shape)})"
-        for name in sorted(own.keys() & tensors.keys())
+    reshaped = [
+        (name, tensors[name].shape, own[name].shape)
+        for name in own.keys() & tensors.keys()
         if own[name].shape != tensors[name].shape
     ]
-    if missing or unexpected or shapes:
-        raise CheckpointMismatch(source, missing, unexpected, shapes)
+    check_tensors(source, own.keys() - tensors.keys(), tensors.keys() - own.keys(), reshaped)
     module.load_state_dict(tensors)
 
 

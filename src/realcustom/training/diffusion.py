@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import DDPMScheduler
-from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -70,8 +69,8 @@ def draw_noisy(
 
 @torch.no_grad()
 def encode(vae: Autoencoder, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-    """Return the scaled latents of pixels in [-1, 1], float32, where the autoencoder is."""
-    return to_latents(vae, pixels.to(vae.device)).float()
+    """Return the scaled latents of pixels in [-1, 1], float32."""
+    return to_latents(vae, pixels).float()
 
 
 def predict_noisy(unet: nn.Module, batch: NoisyBatch, text: TextStates) -> Float[Tensor, "b c h w"]:
@@ -90,13 +89,3 @@ def sample_errors(
     if weights is None:
         return errors.mean(dim=(1, 2))
     return (weights * errors).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
-
-
-def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, snr_gamma: float | None) -> Float[Tensor, " b"]:
-    """Return each sample's loss weight: 1, or the min-SNR weight of the scheduler's prediction type."""
-    if snr_gamma is None:
-        return torch.ones(len(timesteps), device=timesteps.device)
-    snr = compute_snr(scheduler, timesteps)
-    clipped = snr.clamp(max=snr_gamma)
-    per_type = {"epsilon": clipped / snr, "v_prediction": clipped / (snr + 1), "sample": clipped}
-    return per_type[scheduler.config.prediction_type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from realcustom.data.examples import Batch, ExampleSource, collate
@@ -22,7 +22,7 @@ from realcustom.evaluation.judges import Judges, bare_region, subject_crops
 from realcustom.loading import construct
 from realcustom.masks import overlap
 from realcustom.options import Options
-from realcustom.training.options import TrainingOptions
+from realcustom.training.options import Fixed, TrainingOptions
 
 _UNKNOWN = -100
 """Where cross-entropy looks away."""
@@ -32,13 +32,13 @@ class JudgesRecipe(Options):
     """All that a run of `realcustom train judges` needs; its data must show bare drawings as references."""
 
     output_dir: Path
-    data: DataOptions
+    data: Fixed[DataOptions]
     training: TrainingOptions
-    judges: dict[str, Any] = {}
+    judges: Fixed[dict[str, Any]] = {}
     """Arguments of `Judges` beside its labels."""
-    identity_scale: float = 16.0
+    identity_scale: PositiveFloat = 16.0
     """Steepness of the softmax over cosines between an embedding and every identity."""
-    validation_examples: int = 256
+    validation_examples: PositiveInt = 256
 
 
 class LearningJudges(nn.Module):
@@ -83,7 +83,8 @@ class JudgesObjective:
         self.held_out = collate([validation[number] for number in range(recipe.validation_examples)])
 
     def prepare(self, device: torch.device) -> None:
-        """Nothing is frozen."""
+        """Move what is held out to the device; nothing is frozen."""
+        self.held_out = self.held_out.to(device)
 
     def parameter_groups(self) -> list[dict]:
         """Return one group."""
@@ -95,7 +96,7 @@ class JudgesObjective:
         if regions is None:
             raise InputError("judges learn from a source that knows where its things are; take data.source=stickers")
         segmented, logits, cosines = model(batch.pixels, batch.references, regions)
-        wanted = {name: self._wanted(batch.facts, name).to(device) for name in logits}
+        wanted = {name: self._wanted(batch, name) for name in logits}
         names = [self.identities.get(identity(facts["noun"], facts["style"]), _UNKNOWN) for facts in batch.facts]
         plain = [number if facts["hue"] == "0" else _UNKNOWN for number, facts in zip(names, batch.facts, strict=True)]
         logits["identity"] = self.recipe.identity_scale * cosines
@@ -110,10 +111,11 @@ class JudgesObjective:
         }
         return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
 
-    def _wanted(self, facts: Sequence[Mapping[str, str]], name: str) -> Tensor:
+    def _wanted(self, batch: Batch, name: str) -> Tensor:
         labels = self.model.judges.labels[name]
-        said = [known.get(name, "") for known in facts]
-        return torch.tensor([labels.index(one) if one in labels else _UNKNOWN for one in said])
+        said = [known.get(name, "") for known in batch.facts]
+        numbers = [labels.index(one) if one in labels else _UNKNOWN for one in said]
+        return torch.tensor(numbers, device=batch.pixels.device)
 
     def validate(self, model: LearningJudges) -> tuple[dict[str, float], Image.Image | None]:
         """Return the segmenter's mean overlap, the accuracies of the labels, and how often a thing is found among them all.
@@ -127,7 +129,7 @@ class JudgesObjective:
             found = torch.cat([one.region for one in readings])
             figures["overlap"] = float(overlap((found >= 0.5).float(), batch.regions).mean())
         for name in model.judges.labels:
-            wanted = self._wanted(batch.facts, name)
+            wanted = self._wanted(batch, name)
             right = torch.cat([one.logits[name] for one in readings]).argmax(dim=1) == wanted
             if (wanted != _UNKNOWN).any():
                 figures[name] = float(right[wanted != _UNKNOWN].float().mean())

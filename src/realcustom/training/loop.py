@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from realcustom.data.examples import Batch, Example, ExampleSource, collate
+from realcustom.files import write_whole
 from realcustom.training import checkpoint
 from realcustom.training.options import TrainingOptions
 
@@ -39,10 +40,13 @@ class Objective(Protocol[Model]):
     """Whose parameters with `requires_grad` are trained; its whole state is saved."""
 
     def prepare(self, device: torch.device) -> None:
-        """Move the frozen parts to the device."""
+        """Move the frozen parts and what is held out to the device."""
 
     def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss to be minimised, a scalar, and figures for the log; `model` is the wrapped `self.model`."""
+        """Return the loss to be minimised, a scalar, and figures for the log.
+
+        `model` is the wrapped `self.model`; the batch is on its device.
+        """
         ...
 
     def parameter_groups(self) -> list[dict]:
@@ -106,31 +110,39 @@ def _forget_after(log: Path, step: int) -> None:
     """Drop the log's lines that a resumed run will write again."""
     if log.is_file():
         whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        log.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+        write_whole(kept, log)
 
 
 def train(
-    objective: Objective[Model], source: ExampleSource, options: TrainingOptions, folder: Path
+    objective: Objective[Model], source: ExampleSource, options: TrainingOptions, folder: Path, *, spent: float = 0.0
 ) -> checkpoint.Progress:
     """Run, or go on with, the training in `folder` until it is complete.
 
     `folder` receives `checkpoint-*` folders, `log.jsonl` (one JSON object a line), `samples-*.png` and, at every
     checkpoint, `export/`: the averaged weights in the layout in which others load them.
 
+    Args:
+        objective: what is learned.
+        source: of the examples.
+        options: how long, how fast and how often.
+        folder: of the run.
+        spent: seconds that this session has taken before, which count as the run's.
+
     Returns:
-        How far the run has come.
+        How far the run has come; its time includes validation, checkpoints and exports.
 
     Raises:
         FloatingPointError: the loss is no longer a number.
     """
     run = _Run(objective, options, folder)
     run.resume()
+    run.progress.seconds += spent
     batches, window = run.batches(source), Window()
+    run.start_clock()
     while run.progress.step < options.max_train_steps:
-        started = time.monotonic()
         with fast_attention(run.accelerator.device):
             window.add(run.step(batches))
-        run.progress.seconds += time.monotonic() - started
         last = run.progress.step == options.max_train_steps
         if last or run.progress.step % options.logging_steps == 0:
             run.record(window.means())
@@ -138,6 +150,7 @@ def train(
             run.validate()
         if last or run.progress.step % options.checkpointing_steps == 0:
             run.keep()
+    run.count_time()
     return run.progress
 
 
@@ -185,6 +198,16 @@ class _Run(Generic[Model]):
         self.average.eval()
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, self._plain_optimizer)
 
+    def start_clock(self) -> None:
+        """Let time count from now on."""
+        self._counted = time.monotonic()
+
+    def count_time(self) -> None:
+        """Add the time since it was last counted."""
+        now = time.monotonic()
+        self.progress.seconds += now - self._counted
+        self._counted = now
+
     def resume(self) -> None:
         """Go back to the newest checkpoint, if there is one."""
         found = checkpoint.latest(self.folder)
@@ -192,11 +215,13 @@ class _Run(Generic[Model]):
             return
         self.progress = checkpoint.restore(found, self.plain_model, self.average.module, self._plain_optimizer)
         self.average.n_averaged.fill_(self.progress.step)
-        _forget_after(self.folder / "log.jsonl", self.progress.step)
+        if self.accelerator.is_main_process:
+            _forget_after(self.folder / "log.jsonl", self.progress.step)
+        self.accelerator.wait_for_everyone()
         logger.info("going on from %s: step %d of %d", found, self.progress.step, self.options.max_train_steps)
 
     def batches(self, source: ExampleSource) -> Iterator[Batch]:
-        """Yield this process's batches, without end, from where the run stands."""
+        """Yield this process's batches on its device, without end, from where the run stands."""
         workers = self.options.dataloader_num_workers
         numbers = _numbers(
             self.progress.step * self.options.gradient_accumulation_steps,
@@ -204,7 +229,8 @@ class _Run(Generic[Model]):
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        return iter(DataLoader(_Numbered(source), batch_sampler=numbers, collate_fn=collate, num_workers=workers))
+        loader = DataLoader(_Numbered(source), batch_sampler=numbers, collate_fn=collate, num_workers=workers)
+        return (batch.to(self.accelerator.device) for batch in loader)
 
     def step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Take one optimiser step; return the figures of its batches."""
@@ -241,6 +267,7 @@ class _Run(Generic[Model]):
 
     def record(self, figures: Mapping[str, float]) -> None:
         """Write a line of the log."""
+        self.count_time()
         hours = round(self.progress.seconds / 3600, 4)
         line = {"step": self.progress.step, "examples": self.progress.examples, "hours": hours, **figures}
         if self.accelerator.is_main_process:
@@ -268,4 +295,5 @@ class _Run(Generic[Model]):
             limit = self.options.checkpoints_total_limit
             average = self._averaged()
             self.objective.export(average, self.folder / "export")
+            self.count_time()
             checkpoint.save(self.folder, self.plain_model, average, self._plain_optimizer, self.progress, limit)

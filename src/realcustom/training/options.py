@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from realcustom.options import Options
+
+FIXED = "fixed"
+Value = TypeVar("Value")
+Fixed = Annotated[Value, FIXED]
+"""What a run keeps when it goes on: it decides which examples it sees, or from which weights it began."""
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average stays with every step."""
 
 
 class TrainingOptions(Options):
@@ -14,19 +30,19 @@ class TrainingOptions(Options):
 
     max_train_steps: PositiveInt
     """Optimiser steps until the run is complete."""
-    train_batch_size: PositiveInt
+    train_batch_size: Fixed[PositiveInt]
     """Examples in a batch, on each process."""
     learning_rate: PositiveFloat
-    gradient_accumulation_steps: PositiveInt = 1
+    gradient_accumulation_steps: Fixed[PositiveInt] = 1
     lr_warmup_steps: NonNegativeInt = 200
     lr_decay_steps: NonNegativeInt = 0
     """Length of the linear decay to zero at the end of the run; 0 keeps the rate constant."""
-    adam_beta2: float = 0.99
-    adam_weight_decay: float = 0.01
+    adam_beta2: Decay = 0.99
+    adam_weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: PositiveFloat = 1.0
-    ema_decay: float = 0.999
-    mixed_precision: Literal["no", "fp16", "bf16"] = "bf16"
-    seed: NonNegativeInt = 0
+    ema_decay: Decay = 0.999
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    seed: Fixed[NonNegativeInt] = 0
     dataloader_num_workers: NonNegativeInt = 1
     logging_steps: PositiveInt = 50
     validation_steps: PositiveInt = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from pydantic import Field, PositiveInt
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import InputError
-from realcustom.integrity import write_manifest
+from realcustom.finding import INDEX, read_object
+from realcustom.integrity import MANIFEST, write_manifest
 from realcustom.loading import load_strictly
 from realcustom.options import Options
 from realcustom.painting import take_scheduler
@@ -42,16 +44,18 @@ class PackageRecipe(Options):
     scheduler: str | None = None
     """Short or class name of the sampler that the model brings along; its base's if none is given."""
     overwrite: bool = False
-    """Replace a model that lies in `output_dir`."""
+    """Replace the parts of a model that lies in `output_dir`."""
 
 
 def package(recipe: PackageRecipe) -> None:
-    """Write the model, its numbers in half precision, into `output_dir`, and a manifest of all that then lies there.
+    """Write the model, its numbers in half precision, and a manifest into `output_dir`, which it takes over as a whole.
+
+    What lies there and is no part of a model, such as its card, licences and logs, stays.
 
     Raises:
         InputError: there is a model already, or a part is missing.
     """
-    if (recipe.output_dir / "model_index.json").exists() and not recipe.overwrite:
+    if (recipe.output_dir / INDEX).exists() and not recipe.overwrite:
         raise InputError(
             f"{recipe.output_dir} holds a model; replace it with overwrite=true, or name another output_dir"
         )
@@ -64,17 +68,27 @@ def package(recipe: PackageRecipe) -> None:
             )  # diffusers would tell where it was loaded from
     pipeline = RealCustomPipeline(**parts, **{**base.own_settings, **recipe.defaults.model_dump(exclude_none=True)})
     take_scheduler(pipeline, recipe.scheduler)
-    recipe.output_dir.mkdir(parents=True, exist_ok=True)
-    if recipe.adapter is None:  # the model that lay there may have had one
-        shutil.rmtree(recipe.output_dir / "adapter", ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=recipe.output_dir.parent) as draft:
+    final = recipe.output_dir.resolve()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent) as drafts:
+        draft, old = Path(drafts) / "new", Path(drafts) / "old"
         pipeline.to(torch.float16).save_pretrained(draft)
-        for part in Path(draft).iterdir():
-            _replace(recipe.output_dir / part.name, part)
-    write_manifest(recipe.output_dir)
+        if final.is_dir():
+            _carry_over(final, draft, parts={*parts, *read_object(final / INDEX), INDEX, MANIFEST})
+        write_manifest(draft)
+        if final.is_dir():
+            final.rename(old)
+        try:
+            draft.rename(final)
+        except OSError:
+            if old.is_dir():
+                old.rename(final)
+            raise
 
 
-def _replace(old: Path, new: Path) -> None:
-    if old.is_dir():
-        shutil.rmtree(old)
-    new.replace(old)
+def _carry_over(old: Path, new: Path, *, parts: Collection[str]) -> None:
+    """Copy what lies in a model's folder beside its parts into that of the model that takes its place."""
+    for path in old.iterdir():
+        if path.name not in parts:
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, new / path.name)

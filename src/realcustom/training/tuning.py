@@ -34,9 +34,9 @@ from realcustom.options import Options
 from realcustom.pictures import as_seen, sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates, encode_prompts
-from realcustom.training import loop
+from realcustom.training import loop, recipes
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
-from realcustom.training.options import TrainingOptions
+from realcustom.training.options import Fixed, TrainingOptions
 
 TOKEN = "<subject>"
 """The token that is learned."""
@@ -48,13 +48,13 @@ TEMPLATES = ("{}", "a picture of {}", "a photo of {}", "a drawing of {}")
 class TuningRecipe(Options):
     """How a base is tuned to one subject."""
 
-    phrase: str
+    phrase: Fixed[str]
     """What stands for the subject in a prompt; "{word}" in it is what the prompt calls it. "<subject>" is the learned token."""
-    initial: str = "{word}"
+    initial: Fixed[str] = "{word}"
     """The words whose mean embedding the learned token begins as."""
-    unet: Literal["nothing", "keys-values", "everything"]
+    unet: Fixed[Literal["nothing", "keys-values", "everything"]]
     """What of the UNet is trained."""
-    prior_pictures: NonNegativeInt = 0
+    prior_pictures: Fixed[NonNegativeInt] = 0
     """How many of the base's own pictures of the class are learned beside the subject's, one for one; each half of a batch."""
     prior_weight: NonNegativeFloat = 1.0
     """How much the error on them counts."""
@@ -225,8 +225,13 @@ def tune(
         folder: for checkpoints, log and the tuned base.
 
     Returns:
-        The tuned base, and the seconds that it took, over all sessions.
+        The tuned base, and the seconds that it took, over all sessions: the base's pictures of the class, the training with
+        its checkpoints and exports, and loading the result.
+
+    Raises:
+        InputError: the beginning was made by another recipe.
     """
+    recipes.check_changes(recipe, folder)
     seed, side, device, started = recipe.training.seed, picture.shape[0], base.device, time.monotonic()
     prior: list[np.ndarray] = []
     for start in range(0, recipe.prior_pictures, 16):
@@ -234,15 +239,16 @@ def tune(
         generator = [torch.Generator().manual_seed(seed + start + number) for number in range(count)]
         made = base([with_article(word)] * count, generator=generator, height=side, width=side)
         prior += [np.asarray(one.convert("RGB")) for one in made.images]
-    seconds = time.monotonic() - started
     torch.manual_seed(seed)
     objective = TuningObjective(base, recipe, picture, word)
     source = TuningSource(picture, recipe.said(word), word, prior, seed)
-    seconds += loop.train(objective, source, recipe.training, folder).seconds
+    recipes.record(recipe, folder)
+    progress = loop.train(objective, source, recipe.training, folder, spent=time.monotonic() - started)
+    trained = time.monotonic()
     base.to(device)
     tuned = RealCustomPipeline.from_pretrained(folder / "export").to(device)
     tuned.set_progress_bar_config(disable=True)
-    return tuned, seconds
+    return tuned, progress.seconds + time.monotonic() - trained
 
 
 class Tuned:
@@ -289,7 +295,7 @@ class Tuned:
         for other in work.parent.glob("*/"):
             if other != work:
                 shutil.rmtree(other)
-        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        side = self.pipeline.side
         picture = np.asarray(ImageOps.fit(as_seen(subject.picture), (side, side), Image.Resampling.BICUBIC))
         tuned, seconds = tune(self.pipeline, self.recipe, picture, subject.noun, work)
         shown, log = work.parent / f"{work.name}.png", self._folder / "tuning.jsonl"

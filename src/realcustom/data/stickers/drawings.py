@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from realcustom.errors import InputError
+from realcustom.files import drafted, write_whole
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -144,8 +145,9 @@ class DrawingStore:
     def save(self, folder: Path) -> None:
         """Write the store into `folder`, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"pixels": self.pixels, "hues": self.hues}, folder / "drawings.safetensors")
-        (folder / "drawings.json").write_text(json.dumps([asdict(drawing) for drawing in self.drawings], indent=0))
+        with drafted(folder / "drawings.safetensors") as draft:
+            save_file({"pixels": self.pixels, "hues": self.hues}, draft)
+        write_whole(json.dumps([asdict(drawing) for drawing in self.drawings], indent=0), folder / "drawings.json")
 
     def __len__(self) -> int:
         return len(self.drawings)

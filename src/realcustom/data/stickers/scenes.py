@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from realcustom.data.examples import Example, Frame
 from realcustom.data.stickers.backgrounds import COLOURS, PLACES, Place, paint
 from realcustom.data.stickers.captions import caption
 from realcustom.data.stickers.drawings import DrawingStore
-from realcustom.options import Options
+from realcustom.options import Options, PositiveShare, Share
 
 HUES: dict[str, float] = {
     "red": 0,
@@ -144,39 +144,53 @@ class Scene:
 class SceneOptions(Options):
     """What scenes look like and how their captions speak."""
 
-    smallest: float = 0.45
+    smallest: PositiveShare = 0.45
     """Smallest size of a thing, as a share of the picture's side."""
-    largest: float = 0.85
+    largest: PositiveShare = 0.85
     """Largest size of a thing, as a share of the picture's side."""
     centre_spread: NonNegativeFloat | None = None
     """Standard deviation of a thing's centre from the picture's middle, as a share of the picture's side, where the caption
     says no position; anywhere where the thing fits if null."""
-    smallest_portrait: float = 0.7
+    smallest_portrait: PositiveShare = 0.7
     """Smallest size of a thing in a reference, as a share of the picture's side."""
-    largest_portrait: float = 0.95
+    largest_portrait: PositiveShare = 0.95
     """Largest size of a thing in a reference, as a share of the picture's side."""
-    common_share: float = 0.5
+    common_share: Share = 0.5
     """Share of scenes whose thing is one of the well-known nouns."""
-    kind_share: float = 0.15
+    kind_share: Share = 0.15
     """Share of captions that name the thing by its kind ("an animal")."""
-    thing_share: float = 0.05
+    thing_share: Share = 0.05
     """Share of captions that say just "thing"."""
     tilt: NonNegativeFloat = 8.0
     """Standard deviation of the angle by which a thing is turned, in degrees."""
-    mirrored_share: float = 0.5
+    mirrored_share: Share = 0.5
     """Share of scenes whose thing is mirrored, and with it its reference."""
-    colour_share: float = 0.1
+    colour_share: Share = 0.1
     """Share of scenes whose thing is recoloured and whose caption says so ("a purple robot")."""
-    hue_share: float = 0.0
+    hue_share: Share = 0.0
     """Share of scenes whose thing is recoloured while the caption does not say so."""
-    worn_share: float = 0.0
+    worn_share: Share = 0.0
     """Share of scenes whose thing wears a hat, a crown or glasses, as the caption says; the reference never does."""
-    beside_share: float = 0.0
+    beside_share: Share = 0.0
     """Share of scenes with a second, well-known thing beside the first, as the caption says."""
-    position_share: float = 0.0
+    position_share: Share = 0.0
     """Share of scenes, of those with nothing worn or beside, whose caption says in which part of the picture the thing is."""
-    backgrounds: int = 48
+    backgrounds: PositiveInt = 48
     """How many pictures of each place are painted when the source starts."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> SceneOptions:
+        for low, high in (("smallest", "largest"), ("smallest_portrait", "largest_portrait")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least > most:
+                raise ValueError(f"{low} ({least}) is larger than {high} ({most})")
+        for either, other in (
+            ("kind_share", "thing_share"), ("colour_share", "hue_share"), ("worn_share", "beside_share"),
+        ):  # fmt: skip
+            first, second = getattr(self, either), getattr(self, other)
+            if first + second > 1:
+                raise ValueError(f"{either} ({first}) and {other} ({second}) together exceed 1; no scene is of both")
+        return self
 
 
 def shift_hue(rgba: np.ndarray, degrees: float) -> np.ndarray:

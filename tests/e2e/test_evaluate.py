@@ -1,0 +1,67 @@
+"""`realcustom evaluate` on photographs, as a user types it, with what can be wrong before any picture is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from realcustom.apps.cli import main
+from realcustom.evaluation.lpips import Lpips
+
+
+@pytest.fixture
+def evaluate(command, subject):
+    """Evaluate a tiny model on a benchmark of one's own, of one sentence."""
+    line = {"subject": "toy", "word": "robot", "pictures": ["subject.png"], "prompts": ["a robot on the beach"]}
+    Path("benchmark.jsonl").write_text(json.dumps(line))
+
+    def evaluate(*extra):
+        return command("evaluate", "--benchmark", ".", "-o", "out", "--seeds", "1", "--steps", "2", *extra)
+
+    return evaluate
+
+
+def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
+    code, said = evaluate()
+    assert code == 0, said.err
+    assert "not measured: openai/clip-vit-base-patch32 is not in the hub's cache" in said.err.partition("subject: ")[0]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "manifest.jsonl", "records.jsonl", "report.html", "report.json", "run.json", "subject", "text",
+    ]  # fmt: skip
+    assert json.loads(Path("out/report.json").read_text())["rows"]["subject"] == {"pictures": 1}
+    Path("out/run.json").write_text('{"model": "')
+    code, said = evaluate()
+    assert (code, "run.json" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--clip", "runs/clpi"), "called 'runs/clpi'"),
+        (("--lpips", "runs/lpisp"), "runs/lpisp is no folder; realcustom convert --as lpips makes one"),
+        (
+            ("--guidance", "direct", "--subject-guidance-scale", "2"),
+            "--subject-guidance-scale would have no effect, because guidance is direct",
+        ),
+        (("--method", "image-prompt", "--mask-frozen-after", "1"), "--mask-frozen-after would have no effect"),
+        (("--method", "image-prompt", "--mask-layers", "mid_block"), "--mask-layers would have no effect"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, options, message):
+    code, said = evaluate(*options)
+    assert code == 2
+    assert message in said.err
+    assert not Path("out").exists()
+
+
+def test_pictures_that_are_given_are_measured_on_a_device(evaluate, capsys):
+    Path("theirs/toy").mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save("theirs/toy/00-0.png")
+    Lpips((4, 4, 4, 4, 4)).save_pretrained("lpips")
+    measured = ["evaluate", "--lpips", "lpips", "--benchmark", ".", "--seeds", "1", "--pictures", "theirs", "-o", "out"]
+    assert main([*measured, "--device", "abacus"]) == 2
+    assert "the device 'abacus' cannot be used" in capsys.readouterr().err
+    assert main([*measured, "--device", "cpu"]) == 0

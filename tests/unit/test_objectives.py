@@ -1,0 +1,367 @@
+"""What bases and adapters learn, and what is measured of it, on tiny real components and examples of known numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from realcustom.data.examples import Example, collate
+from realcustom.data.stickers.drawings import Drawing, DrawingStore
+from realcustom.errors import InputError
+from realcustom.prompts import encode_prompts
+from realcustom.training.adapter import (
+    AdapterObjective,
+    AdapterRecipe,
+    JointObjective,
+    JointRecipe,
+    Reference,
+    jittered,
+)
+from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
+from realcustom.training.base import BaseObjective, BaseRecipe, chance, localisation, measure_text_only, noun_columns
+from realcustom.training.diffusion import make_noisy
+from realcustom.training.judges import JudgesObjective, JudgesRecipe
+from realcustom.training.loop import train
+
+ADAPTER = {"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, "placed": True}
+CAPTION = "a dog on the beach"
+
+
+class Scenes:
+    """Random pictures of 32 pixels with a thing in their left quarter, and a dog in the upper quarter."""
+
+    def __init__(self, side: int = 32) -> None:
+        self.side, self.shown = side, []
+
+    def __getitem__(self, number: int) -> Example:
+        self.shown.append(number)
+        pixels = np.random.default_rng(number).integers(0, 256, (2, self.side, self.side, 3), np.uint8)
+        above, left = np.zeros((2, self.side, self.side), np.float32)
+        above[: self.side // 4], left[:, : self.side // 4] = 1, 1
+        frames = (0.25, 0.5, 0.5), (0.5, 0.5, 0.4 + 0.1 * (number % 4))
+        return Example(pixels[0], CAPTION, "dog", pixels[1], above, left, frames)
+
+
+@pytest.fixture(scope="module")
+def home(tiny, tmp_path_factory):
+    """A folder with a base, an adapter for it whose subjects have an effect, and drawings."""
+    home = tmp_path_factory.mktemp("objectives")
+    pipeline = tiny.pipeline(adapter=None)
+    pipeline.save_pretrained(home / "base")
+    tiny.adapter(pipeline.unet, placed=True).save_pretrained(home / "adapter")
+    drawings = [Drawing("cup", "toy", "noto", "cup", "train", common=True, held_out=False)]
+    DrawingStore(drawings, np.full((1, 128, 128, 4), 200, np.uint8), np.zeros(1, np.float32)).save(home / "drawings")
+    return home
+
+
+def recipe(home, kind=JointRecipe, *, trained=True, training=None, **changes):
+    stickers = {"source": "stickers", "folder": home / "drawings", "resolution": 32, "reference_resolution": 32}
+    start = {"initial_adapter": home / "adapter"} if trained else {"adapter": ADAPTER}
+    steps = {
+        "max_train_steps": 3, "train_batch_size": 2, "learning_rate": 1e-3, "lr_warmup_steps": 0,
+        "mixed_precision": "no", "dataloader_num_workers": 0, "checkpointing_steps": 2, "logging_steps": 1,
+    }  # fmt: skip
+    return kind(
+        output_dir=home, data={**stickers, "scenes": {"backgrounds": 1}}, base=home / "base", validation_examples=2,
+        drawn_examples=0, training={**steps, **(training or {})}, **{**start, **changes},
+    )  # fmt: skip
+
+
+def batch(*numbers):
+    return collate([Scenes()[number] for number in numbers or (0, 1)])
+
+
+def seeded(seed=5):
+    return torch.Generator().manual_seed(seed)
+
+
+class TestMeasures:
+    def test_localisation_is_the_overlap_with_as_many_cells_as_the_region_has(self):
+        relevance = torch.zeros(2, 4, 4)
+        relevance[0, :2, :2] = torch.tensor([[9.0, 8.0], [7.0, 1.0]])
+        relevance[0, 3, 3] = 6.0  # is the fourth of the strongest, and outside
+        relevance[1, 3] = 1.0
+        regions = torch.zeros(2, 8, 8)
+        regions[0, :4, :4] = 1.0
+        regions[1, 6:] = 1.0
+        assert localisation(relevance, regions) == pytest.approx((3 / 5 + 1) / 2)
+
+    def test_chance_is_that_of_random_cells(self):
+        regions = torch.zeros(2, 8, 8)
+        regions[0, :4, :4], regions[1] = 1.0, 1.0
+        assert chance(regions, (4, 4)) == pytest.approx((1 / 7 + 1) / 2)
+
+    def test_the_columns_of_a_noun_are_those_of_all_its_tokens(self, tiny):
+        tokenizer = tiny.tokenizer()
+        shown = replace(
+            batch(0, 1, 2), captions=["a dog", "the puppies and a cat", "a cup"], words=["dog", "puppies", ""]
+        )
+        text = encode_prompts(shown.captions, tokenizer, tiny.text_encoder(), shortest=True)
+        pieces = [tokenizer.convert_ids_to_tokens(tokenizer(caption).input_ids) for caption in shown.captions]
+        columns = noun_columns(shown, tokenizer, text).tolist()
+        said = [
+            [piece for piece, column in zip(row, on, strict=False) if column]
+            for row, on in zip(pieces, columns, strict=True)
+        ]
+        assert said == [["dog"], ["pupp", "##ies"], []]
+        assert sum(map(sum, columns)) == 3
+
+    def test_errors_and_frames_of_a_base_that_attends_everywhere_alike(self, tiny):
+        """The quarter of the grid that is taken is then its first cells: the upper one."""
+        unet, shown = tiny.unet(), batch()
+        for name, weight in unet.named_parameters():
+            if "attn2.to_q" in name:
+                weight.data.zero_()
+        size = 1.25 * np.sqrt(12 * (1 / 256 + 63 / 768) / 2)  # of 2 x 8 cells of a grid of 8 x 8
+        true = torch.tensor([[0.225, 0.5, size * np.exp(-0.1)], [0.125, 0.7, size * np.exp(-0.3)]])
+        shown = replace(shown, frames=torch.stack([true, true], dim=1).float())
+        shown = replace(shown, regions=torch.stack([shown.regions[0], shown.regions[0].flip(0)]))
+        text = encode_prompts(shown.captions, tiny.tokenizer(), tiny.text_encoder(), shortest=True)
+        scheduler = DDPMScheduler.from_config(tiny.scheduler().config)
+        latents, noise, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([500, 500])
+        noisy = make_noisy(latents, scheduler, steps, noise)
+        columns = noun_columns(shown, tiny.tokenizer(), text)
+        with torch.no_grad():
+            errors, figures = measure_text_only(unet, noisy, text, columns, shown, 500, ["up_blocks.1"])
+            stock = unet(noisy.noisy, steps, text.states, encoder_attention_mask=text.keep).sample
+        share = np.cumprod(1 - np.array(scheduler.config.trained_betas or scheduler.betas))[500]
+        target = np.sqrt(share) * noise.numpy() - np.sqrt(1 - share) * latents.numpy()
+        expected = ((stock.numpy() - target) ** 2).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(errors, expected, rtol=1e-4)
+        assert figures["error/500"] == pytest.approx(expected.mean(), rel=1e-4)
+        assert figures["localisation/500"] == pytest.approx((1 + 0) / 2)
+        assert figures["localisation/chance"] == pytest.approx(1 / 7)
+        assert figures["frame_centre/500"] == pytest.approx(np.sqrt((0.1**2 + 0.2**2) / 4), rel=1e-4)
+        assert figures["frame_size/500"] == pytest.approx(0.2, rel=1e-4)
+        assert figures["frame_size_spread/500"] == pytest.approx(0.2 / np.sqrt(2), rel=1e-4)
+
+
+class TestValidation:
+    @pytest.mark.parametrize("kind", [(AdapterRecipe, AdapterObjective), (JointRecipe, JointObjective)])
+    def test_an_adapter_that_adds_nothing_errs_exactly_as_the_base_does(self, home, kind):
+        objective = kind[1](recipe(home, kind[0], trained=False), Scenes())
+        with torch.no_grad():
+            figures, picture = objective.validate(objective.model.eval())
+        assert picture is None
+        ratios = {name: value for name, value in figures.items() if name.split("/")[0] in ("right", "wrong")}
+        assert ratios == {f"{name}/{step}": 1.0 for name in ("right", "wrong") for step in (100, 300, 500, 700, 900)}
+
+    def test_right_and_wrong_are_ratios_to_the_error_without_a_reference(self, home):
+        class Known(JointObjective):
+            def predict(self, model, noisy, text, reference):
+                is_right = torch.equal(reference.features, right.features)
+                return noisy.target + (1 if is_right else 2)
+
+        objective = Known(recipe(home), Scenes())
+        right = objective.reference(objective.held_out.references, objective.held_out.frames, 1.0)
+        with torch.no_grad():
+            figures, _ = objective.validate(objective.model.eval())
+        for step in (100, 500, 900):
+            assert figures[f"right/{step}"] == pytest.approx(1 / figures[f"error/{step}"], rel=1e-5)
+            assert figures[f"wrong/{step}"] == pytest.approx(4 / figures[f"error/{step}"], rel=1e-5)
+
+    def test_another_subject_is_laid_out_by_the_frame_of_its_own_reference(self):
+        """The middle of token (y, x) lies at the target's centre + scale (middle - the reference's centre)."""
+        frames = torch.tensor([[[0.3, 0.4, 0.6], [0.5, 0.5, 0.3]], [[0.7, 0.6, 0.2], [0.4, 0.6, 0.8]]])
+        features = torch.arange(2 * 4 * 3.0).view(2, 4, 3)
+        more = (features + 100, [features + 200])
+        others = Reference(features, frames, 1.0, more).of_others()
+        assert torch.equal(others.features, features.flip(0))
+        assert torch.equal(others.more[0], features.flip(0) + 100)
+        assert torch.equal(others.more[1][0], features.flip(0) + 200)
+        middles = np.array([(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)])
+        for row, (target, reference) in enumerate([(frames[0, 0], frames[1, 1]), (frames[1, 0], frames[0, 1])]):
+            target, reference = target.numpy(), reference.numpy()
+            expected = target[:2] + target[2] / reference[2] * (middles - reference[:2])
+            np.testing.assert_allclose(others.positions[row], expected, rtol=1e-5)
+
+    def test_tokens_of_an_adapter_that_does_not_place_them_lie_nowhere(self):
+        assert Reference(torch.zeros(2, 4, 3), None, 1.0).of_others().positions is None
+
+
+class Off(JointObjective):
+    """Its prediction is off by 1 in the left half."""
+
+    def predict(self, model, noisy, text, reference):
+        off = torch.zeros_like(noisy.target)
+        off[..., :4] = 1
+        return noisy.target + off
+
+
+class TestLoss:
+    @pytest.mark.parametrize(("weight", "expected"), [(1, 4 / 8), (3, (2 * 3 + 2 * 1) / (2 * 3 + 6 * 1))])
+    def test_an_error_on_a_thing_counts_as_much_as_is_said(self, home, weight, expected):
+        """The thing is in two of eight columns, the error in four."""
+        objective = Off(recipe(home, foreground_weight=weight, reference_dropout=0), Scenes())
+        loss, figures = objective.loss(objective.model, batch(), seeded())
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+        assert figures["loss/subject"] == pytest.approx(expected, rel=1e-5)
+
+    def test_frames_in_the_pictures_err_as_much_as_is_said_and_those_in_the_references_do_not(self):
+        frames = torch.tensor([[0.3, 0.6, 0.5], [0.5, 0.4, 0.8]]).expand(20000, 2, 3)
+        moved = jittered(frames, 0.1, seeded())
+        assert torch.equal(moved[:, 1], frames[:, 1])
+        off = moved[:, 0] - frames[:, 0]
+        assert off[:, :2].mean(dim=0).tolist() == pytest.approx([0, 0], abs=2e-3)
+        assert off[:, :2].std(dim=0).tolist() == pytest.approx([0.05, 0.05], rel=0.03)
+        sizes = (moved[:, 0, 2] / 0.5).log()
+        assert (float(sizes.mean()), float(sizes.std())) == pytest.approx((0, 0.2), rel=0.03, abs=5e-3)
+        assert torch.equal(moved, jittered(frames, 0.1, seeded()))
+        assert torch.equal(jittered(frames, 0.0, seeded()), frames)
+
+    def test_the_scoring_gradient_is_that_of_the_step_before(self, home):
+        objective = AdapterObjective(recipe(home, AdapterRecipe), Scenes())
+        loss, figures = objective.loss(objective.model, batch(), seeded())
+        assert figures["scoring_gradient"] == 0
+        loss.backward()
+        squares = sum(float(weight.grad.square().sum()) for weight in objective.adapter.scoring.parameters())
+        assert squares > 0
+        assert objective.loss(objective.model, batch(), seeded())[1]["scoring_gradient"] == pytest.approx(squares**0.5)
+
+    def test_batches_without_a_reference_come_from_the_text_data(self, home):
+        stickers = recipe(home).data
+        objective = JointObjective(recipe(home, text_data=stickers, reference_dropout=1), Scenes())
+        assert {objective.text_source[number].word for number in range(5)} <= {"cup", "toy", "thing"}
+        objective.text_source = Scenes()
+        first, figures = objective.loss(objective.model, batch(0, 1), seeded())
+        again, _ = objective.loss(objective.model, batch(2, 3), seeded())
+        assert set(figures) == {"loss/text_only"}
+        assert torch.equal(first, again)
+        numbers = list(objective.text_source.shown)
+        assert len(numbers) == 4
+        assert numbers[:2] == numbers[2:]
+        other, _ = objective.loss(objective.model, batch(0, 1), seeded(6))
+        assert not torch.equal(other, first)
+        assert set(objective.text_source.shown[4:]).isdisjoint(numbers)
+
+    def test_batches_with_a_reference_do_not_come_from_the_text_data(self, home):
+        objective = JointObjective(recipe(home, reference_dropout=0), Scenes())
+        objective.text_source = Scenes()
+        _, figures = objective.loss(objective.model, batch(), seeded())
+        assert objective.text_source.shown == []
+        assert "loss/subject" in figures
+
+
+class TestRates:
+    def test_every_weight_is_in_one_group(self, home):
+        objective = JointObjective(recipe(home, scoring_rate=2, reach_rate=30), Scenes())
+        groups = objective.parameter_groups()
+        held = [id(one) for group in groups for one in group["params"]]
+        assert sorted(held) == sorted(id(one) for one in objective.model.parameters())
+        assert [(group.get("scale", 1), group.get("weight_decay")) for group in groups] == [
+            (1, None),
+            (2, None),
+            (30, 0),
+        ]
+
+    def test_scoring_and_reaches_learn_as_fast_as_is_said(self, home, tmp_path):
+        """The first step of Adam is as long as the rate, whatever the gradient."""
+        told = recipe(
+            home, AdapterRecipe, scoring_rate=2, reach_rate=30, training={"max_train_steps": 1, "adam_weight_decay": 0}
+        )
+        objective = AdapterObjective(told, Scenes())
+        before = {name: weight.clone() for name, weight in objective.model.named_parameters()}
+        train(objective, Scenes(), told.training, tmp_path)
+        longest = {"scoring": 0.0, "log_precisions": 0.0, "to_v": 0.0}
+        for name, weight in objective.model.named_parameters():
+            part = name.split(".")[0]
+            if part in longest:
+                longest[part] = max(longest[part], float((weight - before[name]).detach().abs().max()))
+        assert longest == pytest.approx({"scoring": 2e-3, "log_precisions": 3e-2, "to_v": 1e-3}, rel=0.02)
+
+
+class TestDevices:
+    @pytest.fixture
+    def objectives(self, tiny, home):
+        """One of every kind that holds examples out."""
+        for part, kind in (("vae", tiny.autoencoder()), ("text_encoder", tiny.text_encoder())):
+            kind.save_pretrained(home / "parts" / part)
+        tiny.tokenizer().save_pretrained(home / "parts" / "tokenizer")
+        told = {"output_dir": home, "training": recipe(home).training, "validation_examples": 2}
+        data = recipe(home).data
+        base = BaseRecipe(
+            data=data, autoencoder=home / "parts" / "vae", text=home / "parts", scheduler={}, **told,
+            unet={"block_out_channels": [32], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
+        )  # fmt: skip
+        judges = JudgesRecipe(
+            data=data.model_copy(update={"reference": "drawing"}), judges={"widths": [16] * 4}, **told
+        )
+        return [
+            AutoencoderObjective(AutoencoderRecipe(data=data, initial_autoencoder=home / "parts" / "vae", **told), Scenes()),
+            BaseObjective(base, Scenes()), JudgesObjective(judges, Scenes()), JointObjective(recipe(home), Scenes()),
+        ]  # fmt: skip
+
+    def test_a_batch_moves_as_a_whole(self):
+        moved = batch().to(torch.device("meta"))
+        tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+        assert tensors.keys() == {"pixels", "references", "frames", "regions", "foregrounds"}
+        assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+        assert moved.captions == batch().captions
+        assert replace(batch(), regions=None).to(torch.device("meta")).regions is None
+
+    def test_what_is_held_out_is_where_the_model_is(self, objectives):
+        for objective in objectives:
+            objective.prepare(torch.device("meta"))
+            held = getattr(objective.held_out, "pixels", objective.held_out)
+            assert held.device.type == "meta", type(objective)
+
+
+class TestRuns:
+    @pytest.mark.parametrize("name", ["adapter", "joint"])
+    def test_a_killed_run_goes_on_as_if_it_had_not_been(self, home, tmp_path, name):
+        if name == "adapter":
+            told, kind = recipe(home, AdapterRecipe, trained=False), AdapterObjective
+        else:
+            text, kind = recipe(home).data, JointObjective
+            told = recipe(home, trained=False, text_data=text, foreground_weight=3, timestep_shift=2, reach_rate=30)
+
+        class Dying(kind):
+            losses = 0
+
+            def loss(self, *given):
+                self.losses += 1
+                if self.losses == 3:
+                    raise KeyboardInterrupt
+                return super().loss(*given)
+
+        train(kind(told, Scenes()), Scenes(), told.training, tmp_path / "whole")
+        torch.manual_seed(0)
+        with pytest.raises(KeyboardInterrupt):
+            train(Dying(told, Scenes()), Scenes(), told.training, tmp_path / "killed")
+        torch.manual_seed(1)
+        train(kind(told, Scenes()), Scenes(), told.training, tmp_path / "killed")
+        for part in ("model", "average", "optimizer"):
+            one, other = (
+                load_file(tmp_path / run / "checkpoint-0000003" / f"{part}.safetensors") for run in ("whole", "killed")
+            )
+            assert one.keys() == other.keys()
+            assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+        logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("whole", "killed")]
+        # The gradient of the step before is not in a checkpoint.
+        one, other = ([{**json.loads(line), "hours": 0, "scoring_gradient": 0} for line in lines] for lines in logs)
+        assert one == other
+
+    def test_placed_tokens_that_are_no_square_grid_are_refused(self, tiny, home):
+        """CLIP's class token lies nowhere."""
+        clip = transformers.CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=7,
+        )
+        tiny._fixed(transformers.CLIPVisionModel, clip).save_pretrained(home / "clip")
+        told = recipe(
+            home, AdapterRecipe, trained=False, image_encoder=home / "clip",
+            adapter={"feature_dim": 24, "token_dim": 24, "scoring_dim": 8, "placed": True},
+        )  # fmt: skip
+        with pytest.raises(InputError, match=r"17 tokens.*no square grid.*adapter\.placed=false"):
+            AdapterObjective(told, Scenes())
