@@ -82,7 +82,7 @@ NOT_EXECUTED = {
     "realcustom train": "takes hours; tests/e2e/test_whole_way.py trains every part of a toy model",
     "realcustom convert": "needs the authors' files; tests/e2e/test_official_files.py has some at toy size",
     "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
-    "pipe = RealCustomPipeline.from_pretrained(": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
+    "# SDXL and RealCustom++, on a GPU": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
     "from diffusers import StableDiffusionXLPipeline": "fetches SDXL; tests/unit/test_stock_pipelines.py has the same calls",
     "ray start": "starts a server; tests/unit/test_cluster.py makes pictures on a cluster of two local workers",
     "realcustom compare": "needs evaluations; tests/unit/test_comparison.py has some",

@@ -227,7 +227,10 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--then", action="append", nargs="+", metavar=("PROMPT", "WORD"),
         help="a further round, whose subject is the result of the one before; WORD stands for it in PROMPT",
     )  # fmt: skip
-    add("--output", "-o", type=_file, help="PNG to write; with several pictures a number is added to its name")
+    add(
+        "--output", "-o", type=_file,
+        help="PNG to write; with several pictures a number is added to its name; made of PROMPT and the seed if not given",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that exist")
     add("--seed", type=int, help="seed of the first picture, the next ones count up; a random one if not given")
     add("--num-images", type=int, default=1, metavar="N", help="how many pictures")
@@ -287,14 +290,25 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", type=int, metavar="N", help="denoising steps; the model's own number if not given")
     add("--scheduler", metavar="NAME", help="sampler, for example ddim, dpm++ or euler; the model's own if not given")
-    add("--guidance-scale", type=float, metavar="W", help="w_t, how strongly the text is followed")
-    add("--subject-guidance-scale", type=float, metavar="W", help="w_i, how strongly the subject is followed")
+    add(
+        "--guidance-scale",
+        type=float,
+        metavar="W",
+        help="w_t, how strongly the text is followed; the model's own if not given",
+    )
+    add(
+        "--subject-guidance-scale", type=float, metavar="W",
+        help="w_i, how strongly the subject is followed; the model's own if not given",
+    )  # fmt: skip
     add(
         "--guidance", choices=("cascade", "direct"),
         help="how predictions become one: RC 13, or straight from the negative to the subject's; the model's own if not given",
     )  # fmt: skip
     add("--subject-scale", type=float, metavar="S", help="strength of the subject inside the model; 1 if not given")
-    add("--mask-scope", type=float, metavar="SHARE", help="gamma_scope, share of the picture where the subject may act")
+    add(
+        "--mask-scope", type=float, metavar="SHARE",
+        help="gamma_scope, share of the picture where the subject may act; the model's own if not given",
+    )  # fmt: skip
     add(
         "--token-ratio", type=float, metavar="SHARE", help="gamma_num, share of its features that act; 0.8 if not given"
     )
@@ -388,7 +402,7 @@ def _add_batch(commands: argparse._SubParsersAction) -> None:
 def _add_data(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "data",
-        help="fetch and prepare what the embedded model is trained on",
+        help="fetch and prepare what the embedded model is trained on, or write what it is measured by",
         epilog=_examples("data stickers runs/stickers/drawings", "data text-encoder runs/stickers/text"),
         formatter_class=_Help,
     )
@@ -713,8 +727,8 @@ def _completion(options: argparse.Namespace) -> None:
 def _add_subject_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "subject",
-        help="look at the picture of a subject",
-        epilog=_examples("subject check toy.png"),
+        help="look at the picture of a subject, or save what an encoder sees of it",
+        epilog=_examples("subject check toy.png", "subject save toy.png --word toy -o toy.subject.safetensors"),
         formatter_class=_Help,
     )
     kinds = parser.add_subparsers(required=True, metavar="WHAT")
