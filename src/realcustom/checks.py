@@ -97,6 +97,22 @@ def check_flag(name: str, value: Any) -> None:
         raise InputError(f"{name} must be True or False, but is {value!r}")
 
 
+def check_state(source: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check that tensors are exactly a model's own by names and shapes.
+
+    Args:
+        source: where those that are given come from.
+        own: the model's tensors.
+        given: those that are to take their places.
+
+    Raises:
+        CheckpointMismatch: some are missing, unexpected or of another shape.
+    """
+    common = own.keys() & given.keys()
+    reshaped = [(name, given[name].shape, own[name].shape) for name in common if given[name].shape != own[name].shape]
+    check_tensors(source, own.keys() - common, given.keys() - common, reshaped)
+
+
 def check_tensors(
     source: str,
     missing: Iterable[str],

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipVisionConfig, SiglipVisionModel
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.checks import check_tensors
+from realcustom.checks import check_state, check_tensors
 from realcustom.errors import CheckpointMismatch, InputError
 
 State = Mapping[str, Tensor]
@@ -123,7 +123,7 @@ def unet_of(state: State, config: Mapping[str, Any]) -> UNet2DConditionModel:
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(_stock(config))
-    check_keys("the UNet's part", {key: tensor.shape for key, tensor in unet.state_dict().items()}, state)
+    check_state("the UNet's part", unet.state_dict(), state)
     unet.load_state_dict(dict(state), assign=True)
     return unet.eval()
 
@@ -175,7 +175,7 @@ def adapter_of(state: State, config: Mapping[str, Any]) -> tuple[RealCustomAdapt
     renamed = {f"projector.{projector_key(key)}": tensor for key, tensor in inside.items() if key not in dropped}
     for key, match in projections.items():
         renamed[f"to_{match['part']}.{match['layer'].replace('.', '-')}.weight"] = state[key]
-    check_keys("the RealCustom part", {key: tensor.shape for key, tensor in adapter.state_dict().items()}, renamed)
+    check_state("the RealCustom part", adapter.state_dict(), renamed)
     adapter.load_state_dict(renamed)
     return adapter.eval(), [_PROJECTOR + key for key in dropped]
 
@@ -320,17 +320,6 @@ def _loaded(component: Any, config: Any, state: dict[str, Tensor], what: str) ->
     )
     check_tensors(what, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return model.eval()
-
-
-def check_keys(what: str, expected: Mapping[str, torch.Size], given: State) -> None:
-    """Check that a state dict holds exactly the expected tensors.
-
-    Raises:
-        CheckpointMismatch: keys are missing, unexpected or of another shape.
-    """
-    common = expected.keys() & given.keys()
-    reshaped = [(key, given[key].shape, expected[key]) for key in common if given[key].shape != expected[key]]
-    check_tensors(what, expected.keys() - common, given.keys() - common, reshaped)
 
 
 def _resampled(positions: Tensor, side: int) -> Tensor:

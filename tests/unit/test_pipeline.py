@@ -237,8 +237,7 @@ def test_only_the_layers_that_are_asked_for_make_the_mask(tiny, run, subject):
 
 
 def test_a_placed_subject_follows_its_mask(tiny, subject):
-    unet = tiny.unet()
-    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    pipeline, seen = placing(tiny, 1)
     corner = torch.zeros(8, 8)
     corner[:4, :4] = 1
     seen = []
@@ -575,26 +574,34 @@ def test_mask_layers_that_are_not_there_are_refused(tiny, layers, message):
         tiny.pipeline(mask_layers=layers)
 
 
-def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
+def placing(tiny, steps):
+    """Return a pipeline that places its tokens, and the list that will hold where they lie in each step."""
     unet = tiny.unet()
-    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=steps)
     seen, original = [], pipeline.adapter.act
     pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
+    return pipeline, seen
+
+
+def in_the_middle():
+    """Return a subject in the middle of a plain picture, so that the tokens' middle is the frame's."""
+    plain = Image.new("RGB", (32, 32), "white")
+    plain.paste("black", (8, 8, 24, 24))
+    return plain
+
+
+def test_the_scope_does_not_change_how_large_a_placed_subject_is(tiny, subject):
+    pipeline, seen = placing(tiny, 1)
     for scope in (0.1, 0.6):
         pipeline(PROMPT, subject, "dog", mask_scope=scope, generator=seeded(0))
     assert torch.equal(*seen)
 
 
 def test_the_frame_of_a_placed_subject_moves_slowly_from_the_middle(tiny, subject, monkeypatch):
-    unet = tiny.unet()
-    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=3)
+    pipeline, seen = placing(tiny, 3)
     found = iter(torch.tensor([[[0.5, 0.4, 0.6]], [[0.7, 0.4, 0.6]], [[0.7, 0.4, 0.6]]]))
     monkeypatch.setattr("realcustom.customization.frame_of", lambda _: next(found))
-    seen, original = [], pipeline.adapter.act
-    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
-    plain = Image.new("RGB", (32, 32), "white")
-    plain.paste("black", (8, 8, 24, 24))  # in the middle, so that the tokens' middle is the frame's
-    pipeline(PROMPT, plain, "dog", generator=seeded(0))
+    pipeline(PROMPT, in_the_middle(), "dog", generator=seeded(0))
     middles = torch.stack(seen).mean(dim=2)[:, 0]
     pace = 1 - np.exp(-2.44 / 3)
     one = 0.5 - 0.1 * pace, 0.4 + 0.1 * (1 - pace) ** 2
@@ -606,28 +613,22 @@ def test_the_frame_of_a_placed_subject_moves_slowly_from_the_middle(tiny, subjec
 @pytest.mark.parametrize("settings", [{"num_inference_steps": 2}, {"num_inference_steps": 6}, {"mask_frozen_after": 1}])
 def test_the_frame_of_a_placed_subject_goes_as_far_whatever_the_number_of_steps(tiny, monkeypatch, settings):
     """Also while the mask is kept."""
-    unet = tiny.unet()
-    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=4)
+    pipeline, seen = placing(tiny, 4)
     monkeypatch.setattr("realcustom.customization.frame_of", lambda _: torch.tensor([[0.9, 0.5, 0.6]]))
-    seen, original = [], pipeline.adapter.act
-    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
-    plain = Image.new("RGB", (32, 32), "white")
-    plain.paste("black", (8, 8, 24, 24))
-    pipeline(PROMPT, plain, "dog", generator=seeded(0), **settings)
+    pipeline(PROMPT, in_the_middle(), "dog", generator=seeded(0), **settings)
     left = 0.4 * np.exp(-2.44)
     torch.testing.assert_close(seen[-1].mean(dim=1)[0], torch.tensor([0.9 - left, 0.5], dtype=torch.float32))
 
 
 def test_frames_of_several_subjects_begin_where_their_masks_are(tiny, monkeypatch):
-    unet = tiny.unet()
-    pipeline = tiny.pipeline(unet=unet, adapter=tiny.adapter(unet, placed=True), num_inference_steps=1)
+    pipeline, seen = placing(tiny, 1)
     found = iter(torch.tensor([[[0.5, 0.2, 0.6]], [[0.5, 0.8, 0.6]]]))
     monkeypatch.setattr("realcustom.customization.frame_of", lambda _: next(found))
-    seen, original = [], pipeline.adapter.act
-    pipeline.adapter.act = lambda *args, **kwargs: seen.append(kwargs["positions"]) or original(*args, **kwargs)
-    plain = Image.new("RGB", (32, 32), "white")
-    plain.paste("black", (8, 8, 24, 24))
-    pipeline("a dog and a cat", subjects=[Subject(plain, "dog"), Subject(plain, "cat")], generator=seeded(0))
+    pipeline(
+        "a dog and a cat",
+        subjects=[Subject(in_the_middle(), "dog"), Subject(in_the_middle(), "cat")],
+        generator=seeded(0),
+    )
     middles = torch.stack(seen).mean(dim=2)[:, 0]
     torch.testing.assert_close(middles, torch.tensor([[0.5, 0.2], [0.5, 0.8]]))
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -171,7 +172,7 @@ class StickerBench:
 
     def text_items(self) -> list[TextItem]:
         """Return three sentences about each well-known noun, which together say every place about equally often."""
-        nouns = sorted(self._drawn())
+        nouns = sorted(self._drawn)
         pairs = [(noun, PLACES[number % len(PLACES)]) for number, noun in enumerate(np.repeat(nouns, 3).tolist())]
         return [
             TextItem(number, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name)
@@ -181,11 +182,12 @@ class StickerBench:
     def drawn(self, item: TextItem) -> np.ndarray:
         """Return what a sentence says, really rendered from a drawing that training has seen, `[h, w, 3]` uint8."""
         rng = np.random.default_rng([self._source.seed, 4, item.number])
-        row = int(rng.choice(self._drawn()[item.noun]))
+        row = int(rng.choice(self._drawn[item.noun]))
         place = next(place for place in PLACES if place.name == item.place)
         plan = Plan(row, item.noun, "", 0.0, place, place.phrases, self._source.pose(rng))
         return self._source.render(plan, rng)[0].picture
 
+    @cached_property
     def _drawn(self) -> dict[str, list[int]]:
         """Return the rows of the drawings that training has seen of each well-known noun."""
         rows: dict[str, list[int]] = {}

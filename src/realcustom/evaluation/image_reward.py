@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from realcustom.convert import State, check_keys, renamed
+from realcustom.checks import check_state
+from realcustom.convert import State, renamed
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 """Of the head's output over its authors' training pictures; a reward is counted from there."""
@@ -103,7 +104,7 @@ def image_reward_of(state: State, **shapes: Any) -> ImageRewardModel:
     with torch.device("meta"):
         model = ImageRewardModel(**shapes)
     own = renamed({key: tensor for key, tensor in state.items() if not key.startswith(_UNUSED)}, _NAMES)
-    check_keys("ImageReward", {key: tensor.shape for key, tensor in model.state_dict().items()}, own)
+    check_state("ImageReward", model.state_dict(), own)
     model = ImageRewardModel(**shapes)
     model.load_state_dict(own)
     return model.eval()

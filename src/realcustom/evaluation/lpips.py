@@ -10,7 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realcustom.convert import State, check_keys
+from realcustom.checks import check_state
+from realcustom.convert import State
 
 WIDTHS = (64, 192, 384, 256, 256)
 """Channels of AlexNet's convolutions."""
@@ -70,6 +71,6 @@ def lpips_of(state: State) -> Lpips:
     }
     widths = tuple(own[f"weights.{number}"].numel() for number in range(len(WIDTHS)) if f"weights.{number}" in own)
     model = Lpips(widths if len(widths) == len(WIDTHS) else WIDTHS)
-    check_keys("LPIPS", {key: tensor.shape for key, tensor in model.state_dict().items()}, own)
+    check_state("LPIPS", model.state_dict(), own)
     model.load_state_dict(own)
     return model.eval()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from realcustom.checks import check_tensors
+from realcustom.checks import check_state
 from realcustom.errors import CheckpointMismatch, InputError
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -40,13 +40,7 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str) ->
     Raises:
         CheckpointMismatch: names or shapes are not exactly the module's own.
     """
-    own = module.state_dict()
-    reshaped = [
-        (name, tensors[name].shape, own[name].shape)
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
-    check_tensors(source, own.keys() - tensors.keys(), tensors.keys() - own.keys(), reshaped)
+    check_state(source, module.state_dict(), tensors)
     module.load_state_dict(tensors)
 
 

@@ -135,12 +135,9 @@ class DrawingStore:
         known = {drawing.style for drawing in self.drawings}
         if strange := [style for style in styles if style not in known]:
             raise InputError(f"there is no drawing in the style {strange[0]}; there are {', '.join(sorted(known))}")
-        chosen: dict[str, str] = {}
-        for style in styles:
-            for drawing in self.drawings:
-                if drawing.style == style:
-                    chosen.setdefault(drawing.noun, style)
-        return self.where(lambda drawing: chosen.get(drawing.noun) == drawing.style)
+        there = {(drawing.noun, drawing.style) for drawing in self.drawings}
+        chosen = {noun: next((style for style in styles if (noun, style) in there), None) for noun, _ in there}
+        return self.where(lambda drawing: drawing.style == chosen[drawing.noun])
 
     def save(self, folder: Path) -> None:
         """Write the store into `folder`, which is made if need be."""
