@@ -74,7 +74,7 @@ def check_positive_share(name: str, share: Any) -> None:
         InputError: it does not.
     """
     if not is_number(share) or not 0 < share <= 1:
-        raise InputError(f"{name} must be a share above 0 and up to 1, but is {share}")
+        raise InputError(f"{name} must be a share above 0 and up to 1, but is {share!r}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -122,6 +122,7 @@ class RealCustomPipeline(DiffusionPipeline):
         subject_guidance_scale: this model's default w_i.
         guidance: this model's default form of guidance.
         mask_scope: this model's default gamma_scope.
+        token_ratio: this model's default gamma_num.
         mask_normalization: this model's default.
         mask_frozen_after: this model's default.
         mask_binary: whether this model by default gives the whole scope the weight 1.
@@ -156,6 +157,7 @@ class RealCustomPipeline(DiffusionPipeline):
         subject_guidance_scale: float | None = None,
         guidance: str | None = None,  # diffusers cannot check a Literal
         mask_scope: float | None = None,
+        token_ratio: float | None = None,
         mask_normalization: str | None = None,
         mask_frozen_after: int | None = None,
         mask_binary: bool = False,
@@ -171,7 +173,7 @@ class RealCustomPipeline(DiffusionPipeline):
         own = {
             "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
             "subject_guidance_scale": subject_guidance_scale, "guidance": guidance, "mask_scope": mask_scope,
-            "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
+            "token_ratio": token_ratio, "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
         }  # fmt: skip
         self.register_to_config(
             **{**defaults_of(adapter), **{name: value for name, value in own.items() if value is not None}},
@@ -267,7 +269,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_threshold: bool = False,
         mask_refined: bool = False,
         mask_frozen_after: int | None = None,
-        token_ratio: float = 0.8,
+        token_ratio: float | None = None,
         subject_scale: float | Sequence[float] = 1.0,
         mask_source: MaskSource = "text",
         guidance_start: float = 0.0,
@@ -315,7 +317,8 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_refined: spread the relevance along the UNet's self-attention (RC++).
             mask_frozen_after: keep the mask of this evaluation for all later ones (RC++); 0 is as 1; the model's default if
                 not given.
-            token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1].
+            token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1]; the model's default if
+                not given.
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
                 0 gives the plain picture. With the same first noise twice, [1, 0] makes a picture and its text-only twin.
             mask_source: which call gives the mask, see `Shortcuts`; "text" is exact, the others are faster.
@@ -349,7 +352,7 @@ class RealCustomPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
             mask_scope=mask_scope, mask_normalization=mask_normalization, mask_frozen_after=mask_frozen_after,
-            mask_binary=mask_binary,
+            mask_binary=mask_binary, token_ratio=token_ratio,
         )  # fmt: skip
         num_inference_steps, mask_scope = own["num_inference_steps"], own["mask_scope"]
         strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
@@ -359,7 +362,7 @@ class RealCustomPipeline(DiffusionPipeline):
         )  # fmt: skip
         self.check_numbers(
             height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
-            num_images_per_prompt=num_images_per_prompt, token_ratio=token_ratio, eta=eta, **strengths,
+            num_images_per_prompt=num_images_per_prompt, token_ratio=own["token_ratio"], eta=eta, **strengths,
         )  # fmt: skip
         check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
         check_share("guidance_rescale", guidance_rescale)
@@ -436,7 +439,7 @@ class RealCustomPipeline(DiffusionPipeline):
                     layers=tuple(config.mask_layers),
                 )  # fmt: skip
                 customization = Customization(
-                    self.adapter, tap, text, actors, mask_grid, self._num_timesteps, settings, token_ratio
+                    self.adapter, tap, text, actors, mask_grid, self._num_timesteps, settings, own["token_ratio"]
                 )
             guided = Guidance(
                 own["guidance"],

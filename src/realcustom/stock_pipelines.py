@@ -273,7 +273,7 @@ def set_realcustom_subjects(
     *,
     subject_guidance_scale: float | None = None,
     mask_settings: MaskSettings | None = None,
-    token_ratio: float = 0.8,
+    token_ratio: float | None = None,
     prompt: str | Sequence[str] | None = None,
 ) -> None:
     """Say whose pictures the pipeline's next calls make: several subjects, each with its word in every prompt.
@@ -283,7 +283,7 @@ def set_realcustom_subjects(
         subjects: at least one.
         subject_guidance_scale: w_i; the paper's if not given. Direct guidance (RC++) does not read it.
         mask_settings: how the word's attention becomes a mask; the paper's if not given.
-        token_ratio: gamma_num (RC 10).
+        token_ratio: gamma_num (RC 10); the paper's if not given.
         prompt: the prompts, for calls that are given `prompt_embeds` instead of them.
 
     Raises:
@@ -302,6 +302,7 @@ def set_realcustom_subjects(
     check_layers(_stock(pipeline.unet), settings.layers)
     check_share("mask_settings.scope", settings.scope)
     check_choice("mask_settings.normalization", settings.normalization, NORMALIZATIONS)
+    token_ratio = defaults["token_ratio"] if token_ratio is None else token_ratio
     check_positive_share("token_ratio", token_ratio)
     check_finite({} if subject_guidance_scale is None else {"subject_guidance_scale": subject_guidance_scale})
     attachment.subjects, attachment.named_prompts = list(subjects), prompts or ()

@@ -176,7 +176,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"generator": [None, 5]}, "generator must be a torch.Generator or a list of them"),
         ({"latents": "x"}, "latents must be a tensor of the shape"),
         ({"subject_scale": None}, "subject_scale must be a number or a list with one for each picture, but is None"),
-        ({"token_ratio": None}, "token_ratio must be a share above 0 and up to 1, but is None"),
+        ({"token_ratio": "1"}, "token_ratio must be a share above 0 and up to 1, but is '1'"),
         ({"mask_binary": "no"}, "mask_binary must be True or False, but is 'no'"),
         ({"mask_mode": "union"}, "mask_mode 'union' was given without mask"),
         ({"mask": np.zeros((0, 0))}, r"mask must hold real numbers, but is \[0, 0\]"),
@@ -637,6 +637,13 @@ def test_a_model_may_have_binary_masks(tiny, subject):
     binary = tiny.pipeline(mask_binary=True)
     assert binary(PROMPT, subject, "dog").masks.steps.unique().tolist() == [0, 1]
     assert len(binary(PROMPT, subject, "dog", mask_binary=False).masks.steps.unique()) > 2
+
+
+def test_a_model_may_keep_another_share_of_its_tokens(tiny, subject):
+    every, few = ({"generator": seeded(0), "output_type": "pt", **more} for more in ({"token_ratio": 1.0}, {}))
+    whole = tiny.pipeline(token_ratio=1.0)(PROMPT, subject, "dog", generator=seeded(0), output_type="pt").images
+    assert torch.equal(tiny.pipeline()(PROMPT, subject, "dog", **every).images, whole)
+    assert not torch.equal(tiny.pipeline()(PROMPT, subject, "dog", **few).images, whole)
 
 
 def test_the_masks_of_a_run_can_be_given_back(run):

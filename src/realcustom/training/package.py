@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 from diffusers import ModelMixin
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import InputError
 from realcustom.finding import INDEX, read_object
 from realcustom.integrity import MANIFEST, write_manifest
 from realcustom.loading import load_strictly
-from realcustom.options import Options
+from realcustom.options import Options, PositiveShare, Share
 from realcustom.painting import take_scheduler
 from realcustom.pipeline import RealCustomPipeline
 
@@ -27,7 +27,8 @@ class ModelDefaults(Options):
     num_inference_steps: PositiveInt | None = None
     guidance_scale: float | None = None
     subject_guidance_scale: float | None = None
-    mask_scope: float | None = Field(default=None, ge=0, le=1)
+    mask_scope: Share | None = None
+    token_ratio: PositiveShare | None = None
     mask_binary: bool | None = None
     mask_layers: list[str] | None = None
 
