@@ -12,7 +12,8 @@ import transformers
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
-from realcustom.data.examples import Example, collate
+from realcustom.data.examples import Example, PartlyTextOnly, collate
+from realcustom.data.sources import DataOptions, open_source
 from realcustom.data.stickers.drawings import Drawing, DrawingStore
 from realcustom.errors import InputError
 from realcustom.prompts import encode_prompts
@@ -225,28 +226,47 @@ class TestLoss:
         assert squares > 0
         assert objective.loss(objective.model, batch(), seeded())[1]["scoring_gradient"] == pytest.approx(squares**0.5)
 
-    def test_batches_without_a_reference_come_from_the_text_data(self, home):
-        stickers = recipe(home).data
-        objective = JointObjective(recipe(home, text_data=stickers, reference_dropout=1), Scenes())
-        assert {objective.text_source[number].word for number in range(5)} <= {"cup", "toy", "thing"}
-        objective.text_source = Scenes()
-        first, figures = objective.loss(objective.model, batch(0, 1), seeded())
-        again, _ = objective.loss(objective.model, batch(2, 3), seeded())
-        assert set(figures) == {"loss/text_only"}
-        assert torch.equal(first, again)
-        numbers = list(objective.text_source.shown)
-        assert len(numbers) == 4
-        assert numbers[:2] == numbers[2:]
-        other, _ = objective.loss(objective.model, batch(0, 1), seeded(6))
-        assert not torch.equal(other, first)
-        assert set(objective.text_source.shown[4:]).isdisjoint(numbers)
+    @pytest.mark.parametrize(("conditioned", "name"), [(True, "loss/subject"), (False, "loss/text_only")])
+    def test_only_a_conditioned_batch_shows_its_references(self, home, conditioned, name):
+        objective = JointObjective(recipe(home), Scenes())
+        shown = replace(batch(), conditioned=conditioned)
+        loss, figures = objective.loss(objective.model, shown, seeded())
+        assert name in figures
+        other, _ = objective.loss(objective.model, replace(shown, references=-shown.references), seeded())
+        assert torch.equal(loss, other) != conditioned
 
-    def test_batches_with_a_reference_do_not_come_from_the_text_data(self, home):
-        objective = JointObjective(recipe(home, reference_dropout=0), Scenes())
-        objective.text_source = Scenes()
-        _, figures = objective.loss(objective.model, batch(), seeded())
-        assert objective.text_source.shown == []
-        assert "loss/subject" in figures
+
+class TestExamplesOfAJointRun:
+    def test_batches_without_a_reference_come_from_the_text_data(self, home):
+        wide, narrow = ({"backgrounds": 1, "common_share": share} for share in (0, 1))
+        data = {**recipe(home).data.model_dump(), "scenes": wide}
+        text_data = {**data, "scenes": narrow}
+        told = recipe(home, text_data=text_data, reference_dropout=0.5).model_copy(
+            update={"data": DataOptions(**data)}
+        )
+        examples = told.examples()
+        batches = [[examples[2 * number + one] for one in (0, 1)] for number in range(20)]
+        alike = {frozenset(one.conditioned for one in shown) for shown in batches}
+        assert alike == {frozenset({True}), frozenset({False})}
+        sources = {True: open_source(told.data, "train", 0), False: open_source(told.text_data, "train", 0)}
+        for number, shown in enumerate(batches):
+            same = sources[shown[0].conditioned][2 * number]
+            assert np.array_equal(shown[0].picture, same.picture)
+            assert shown[0].caption == same.caption
+
+    @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+    def test_as_many_batches_show_none_as_is_said(self, share):
+        examples = PartlyTextOnly(Scenes(4), share, batch_size=3, seed=1)
+        shown = [examples[3 * number].conditioned for number in range(400)]
+        assert np.mean(shown) == pytest.approx(1 - share, abs=0.06)
+        assert shown == [examples[3 * number + 2].conditioned for number in range(400)]
+        assert share in (0, 1) or shown != [
+            PartlyTextOnly(Scenes(4), share, batch_size=3, seed=2)[3 * number].conditioned for number in range(400)
+        ]
+
+    def test_a_batch_cannot_be_both(self):
+        with pytest.raises(ValueError, match="too many values"):
+            collate([Scenes()[0], replace(Scenes()[1], conditioned=False)])
 
 
 class TestRates:

@@ -45,6 +45,6 @@ def train(part: str, config: Path, overrides: Sequence[str]) -> None:
     recipes.check_changes(recipe, recipe.output_dir)
     torch.manual_seed(recipe.training.seed)  # for the first weights
     objective = objective_class(recipe, open_source(recipe.data, "validation", seed=VALIDATION_SEED))
-    source = open_source(recipe.data, "train", seed=recipe.training.seed)
+    examples = recipe.examples()
     recipes.record(recipe, recipe.output_dir)
-    loop.train(objective, source, recipe.training, recipe.output_dir)
+    loop.train(objective, examples, recipe.training, recipe.output_dir)

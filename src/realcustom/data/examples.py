@@ -35,6 +35,8 @@ class Example:
     """Where the subject lies in the picture and in the reference; alike where one is the other."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What else the source knows of the picture, by name; only ever used to measure."""
+    conditioned: bool = True
+    """Whether training shows the reference; if not, the picture is to be made by the text alone."""
 
 
 @runtime_checkable
@@ -44,6 +46,37 @@ class ExampleSource(Protocol):
     def __getitem__(self, number: int) -> Example:
         """Return example `number`, which is at least 0."""
         ...
+
+
+class PartlyTextOnly:
+    """In a share of the batches a source's examples without their references, or another source's instead.
+
+    Args:
+        source: of the examples with references.
+        share: of the batches, in [0, 1], that show none.
+        batch_size: how many examples a batch has; all of one are alike.
+        seed: decides which batches these are.
+        text_source: of the examples of those batches, if not `source`.
+    """
+
+    def __init__(
+        self,
+        source: ExampleSource,
+        share: float,
+        *,
+        batch_size: int,
+        seed: int,
+        text_source: ExampleSource | None = None,
+    ) -> None:
+        self.source, self.text_source = source, text_source or source
+        self.share, self.batch_size, self.seed = share, batch_size, seed
+
+    def __getitem__(self, number: int) -> Example:
+        """Return example `number`."""
+        rng = np.random.default_rng([self.seed, number // self.batch_size])
+        if rng.random() >= self.share:
+            return self.source[number]
+        return replace(self.text_source[number], conditioned=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +96,8 @@ class Batch:
     foregrounds: Tensor | None = None
     """Likewise."""
     facts: Sequence[Mapping[str, str]] = ()
+    conditioned: bool = True
+    """Whether the references are shown."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all of its tensors on a device."""
@@ -77,7 +112,12 @@ def to_pixels(pictures: Sequence[np.ndarray]) -> Tensor:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Return the examples as one batch."""
+    """Return the examples as one batch.
+
+    Raises:
+        ValueError: some show their references and others do not.
+    """
+    (conditioned,) = {example.conditioned for example in examples}
     return Batch(
         pixels=to_pixels([example.picture for example in examples]),
         captions=[example.caption for example in examples],
@@ -87,6 +127,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         regions=_stacked([example.region for example in examples]),
         foregrounds=_stacked([example.foreground for example in examples]),
         facts=[example.facts for example in examples],
+        conditioned=conditioned,
     )
 
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import Influence, attached
-from realcustom.data.examples import Batch, ExampleSource, collate
+from realcustom.data.examples import Batch, ExampleSource, PartlyTextOnly, collate
 from realcustom.data.sources import DataOptions, open_source
 from realcustom.errors import InputError
 from realcustom.loading import construct, load_model, load_strictly
 from realcustom.masks import area_mask
-from realcustom.options import Options, PositiveShare, Share
+from realcustom.options import PositiveShare, Share
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import place_tokens
@@ -34,15 +34,12 @@ from realcustom.prompts import TextStates
 from realcustom.subject_encoder import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
-from realcustom.training.options import Fixed, TrainingOptions
+from realcustom.training.options import Fixed, Recipe
 
 
-class AdapterRecipe(Options):
+class AdapterRecipe(Recipe):
     """All that a run of `realcustom train adapter` needs."""
 
-    output_dir: Path
-    data: Fixed[DataOptions]
-    training: TrainingOptions
     base: Fixed[Path]
     """Folder of the text-to-image model in diffusers' layout, or its hub id."""
     image_encoder: Fixed[Path | None] = None
@@ -93,6 +90,15 @@ class JointRecipe(AdapterRecipe):
     """Share of batches in which the base sees no reference."""
     text_data: Fixed[DataOptions | None] = None
     """Where the examples of those batches come from; like the others if null."""
+
+    def examples(self) -> ExampleSource:
+        """Return what the run sees."""
+        seed = self.training.seed
+        text_source = None if self.text_data is None else open_source(self.text_data, "train", seed=seed)
+        return PartlyTextOnly(
+            super().examples(), self.reference_dropout, batch_size=self.training.train_batch_size, seed=seed,
+            text_source=text_source,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,10 +188,6 @@ class _ReferenceObjective(ABC, Generic[Trained]):
     """Mean squared error of a base's prediction with the subject's visual attention added (RC 1, 4-10)."""
 
     model: Trained
-    reference_dropout = 0.0
-    """Share of batches that show no reference."""
-    text_source: ExampleSource | None = None
-    """Where the examples of those batches come from, if not from where the others do."""
 
     def __init__(self, recipe: AdapterRecipe, validation: ExampleSource) -> None:
         self.recipe = recipe
@@ -251,10 +253,6 @@ class _ReferenceObjective(ABC, Generic[Trained]):
 
     def loss(self, model: Trained, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the error at random noise levels, each picture conditioned on its reference if the batch shows any."""
-        text_only = float(torch.rand((), generator=generator)) < self.reference_dropout
-        if text_only and self.text_source is not None:
-            numbers = torch.randint(2**31, (len(batch.captions),), generator=generator)
-            batch = collate([self.text_source[number] for number in numbers.tolist()]).to(batch.pixels.device)
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
@@ -263,7 +261,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         latents = encode(self.base.vae, batch.pixels)
         noisy = draw_noisy(latents, self.scheduler, generator, timestep_shift=self.recipe.timestep_shift)
         reference = None
-        if not text_only:
+        if batch.conditioned:
             frames = jittered(batch.frames, self.recipe.frame_jitter, generator)
             reference = self.reference(batch.references, frames, token_ratio)
         loss = sample_errors(
@@ -376,9 +374,6 @@ class JointObjective(_ReferenceObjective[CustomizedUNet]):
 
     def __init__(self, recipe: JointRecipe, validation: ExampleSource) -> None:
         super().__init__(recipe, validation)
-        self.reference_dropout = recipe.reference_dropout
-        if recipe.text_data is not None:
-            self.text_source = open_source(recipe.text_data, "train", seed=recipe.training.seed)
         self.model = CustomizedUNet(self.base.unet.requires_grad_(True), self.adapter)
 
     def predict(

@@ -18,20 +18,15 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from realcustom.data.examples import Batch, ExampleSource, collate
-from realcustom.data.sources import DataOptions
 from realcustom.errors import InputError
 from realcustom.loading import construct, load_strictly
-from realcustom.options import Options
 from realcustom.pictures import sheet, to_pictures
-from realcustom.training.options import Fixed, TrainingOptions
+from realcustom.training.options import Fixed, Recipe
 
 
-class AutoencoderRecipe(Options):
+class AutoencoderRecipe(Recipe):
     """All that a run of `realcustom train autoencoder` needs."""
 
-    output_dir: Path
-    data: Fixed[DataOptions]
-    training: TrainingOptions
     autoencoder: Fixed[dict[str, Any]] = {}
     """Arguments of `diffusers.AutoencoderDC`; not read if there is one to start from."""
     initial_autoencoder: Fixed[Path | None] = None

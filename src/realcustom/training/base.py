@@ -16,27 +16,23 @@ from torch import Tensor
 
 from realcustom.attention import attached, attention_grid
 from realcustom.data.examples import Batch, ExampleSource, collate
-from realcustom.data.sources import DataOptions
 from realcustom.loading import construct, load_model, load_strictly, require_tokenizer
 from realcustom.masks import aggregate, area_mask, chance_of_overlap, influence_scope, overlap
-from realcustom.options import Options, Share
+from realcustom.options import Share
 from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.placement import FRAME_SCOPE, frame_of
 from realcustom.prompts import TextStates, encode_prompts, find_word
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, make_noisy, predict_noisy, sample_errors
-from realcustom.training.options import Fixed, TrainingOptions
+from realcustom.training.options import Fixed, Recipe
 
 MEASURED_TIMESTEPS = (100, 300, 500, 700, 900)
 """Noise levels at which validation looks, from almost clean to almost noise."""
 
 
-class BaseRecipe(Options):
+class BaseRecipe(Recipe):
     """All that a run of `realcustom train base` needs."""
 
-    output_dir: Path
-    data: Fixed[DataOptions]
-    training: TrainingOptions
     autoencoder: Fixed[Path]
     """Folder of an autoencoder, of any of diffusers' classes."""
     text: Fixed[Path]

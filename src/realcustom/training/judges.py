@@ -13,7 +13,6 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from realcustom.data.examples import Batch, ExampleSource, collate
-from realcustom.data.sources import DataOptions
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.drawings import identity, vocabulary
 from realcustom.data.stickers.scenes import HUES, WORN
@@ -21,19 +20,15 @@ from realcustom.errors import InputError
 from realcustom.evaluation.judges import Judges, bare_region, subject_crops
 from realcustom.loading import construct
 from realcustom.masks import overlap
-from realcustom.options import Options
-from realcustom.training.options import Fixed, TrainingOptions
+from realcustom.training.options import Fixed, Recipe
 
 _UNKNOWN = -100
 """Where cross-entropy looks away."""
 
 
-class JudgesRecipe(Options):
+class JudgesRecipe(Recipe):
     """All that a run of `realcustom train judges` needs; its data must show bare drawings as references."""
 
-    output_dir: Path
-    data: Fixed[DataOptions]
-    training: TrainingOptions
     judges: Fixed[dict[str, Any]] = {}
     """Arguments of `Judges` beside its labels."""
     identity_scale: PositiveFloat = 16.0

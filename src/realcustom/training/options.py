@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -14,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from realcustom.data.examples import ExampleSource
+from realcustom.data.sources import DataOptions, open_source
 from realcustom.options import Options
 
 FIXED = "fixed"
@@ -69,3 +72,19 @@ class TrainingOptions(Options):
         warm = (step + 1) / self.lr_warmup_steps if self.lr_warmup_steps else 1.0
         left = (self.max_train_steps - step) / self.lr_decay_steps if self.lr_decay_steps else 1.0
         return self.learning_rate * max(0.0, min(1.0, warm, left))
+
+
+class Recipe(Options):
+    """What the recipe of every run says; each kind of run adds its own."""
+
+    output_dir: Path
+    data: Fixed[DataOptions]
+    training: TrainingOptions
+
+    def examples(self) -> ExampleSource:
+        """Return what the run learns from.
+
+        Raises:
+            InputError: the data cannot be used.
+        """
+        return open_source(self.data, "train", seed=self.training.seed)
