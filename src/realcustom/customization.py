@@ -97,6 +97,8 @@ class MaskSettings:
 
     scope: float = 0.25
     """gamma_scope, the share of the grid that is kept (RC 11), or 1 minus the lowest relevance with `threshold`."""
+    final_scope: float = 1.0
+    """What the scope is narrowed to in the second half of the run; a smaller scope stays as it is."""
     normalization: Normalization = "max"
     binary: bool = False
     threshold: bool = False
@@ -107,6 +109,10 @@ class MaskSettings:
     """Number of evaluations after which the last mask is kept (RC++); None never."""
     layers: tuple[str, ...] = ()
     """Beginnings of the names of the layers whose attention counts; all if there are none."""
+
+    def scope_at(self, share: float) -> float:
+        """Return the scope when a share of the run is done."""
+        return self.scope if share < 0.5 else min(self.scope, self.final_scope)
 
 
 @dataclass
@@ -324,7 +330,8 @@ class Customization:
         maps = [layer[..., number] for layer in self.tap.maps.values()]
         relevance = aggregate(maps, normalization=settings.normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.threshold else influence_scope
-        mask = bounded(relevance, mask_scope=settings.scope, binary=settings.binary)
+        scope = settings.scope_at(len(self.masks) / self.evaluations)
+        mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         if actor.given is not None:
             mask, framing = (combine(one, actor.given, actor.mode) for one in (mask, framing))

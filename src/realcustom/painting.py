@@ -145,6 +145,7 @@ class Painter:
             "guidance_scale": config.guidance_scale,
             "subject_guidance_scale": config.subject_guidance_scale,
             "mask_scope": config.mask_scope,
+            "final_mask_scope": config.final_mask_scope,
             "token_ratio": config.token_ratio,
             "mask_binary": config.mask_binary,
             "guidance": config.guidance,
@@ -169,7 +170,7 @@ class Painter:
         take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
         numbers = {"height", "width", "num_inference_steps", "guidance_scale", "subject_guidance_scale"}
         self.pipeline.check_numbers(
-            **settings.model_dump(include={*numbers, "mask_scope", "token_ratio", "subject_scale"})
+            **settings.model_dump(include={*numbers, "mask_scope", "final_mask_scope", "token_ratio", "subject_scale"})
         )
         self.pipeline.shortcuts(
             settings.mask_source,
@@ -259,7 +260,7 @@ def unread_settings(adapter: RealCustomAdapter | None, guidance: Form, instead: 
     unread: dict[str, str] = {}
     if instead:
         # With the cascade, the source of the mask also says which branches are one batch.
-        of_masks = ("mask_scope", "mask_binary", "mask_frozen_after", "mask_refined", "mask_layers")
+        of_masks = ("mask_scope", "final_mask_scope", "mask_binary", "mask_frozen_after", "mask_refined", "mask_layers")
         names = of_masks if guidance == "cascade" else (*of_masks, "mask_source")
         unread |= dict.fromkeys(names, f"{instead} takes the place of the word's")
     if guidance == "direct":

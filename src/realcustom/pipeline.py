@@ -122,6 +122,7 @@ class RealCustomPipeline(DiffusionPipeline):
         subject_guidance_scale: this model's default w_i.
         guidance: this model's default form of guidance.
         mask_scope: this model's default gamma_scope.
+        final_mask_scope: this model's default of what it is narrowed to.
         token_ratio: this model's default gamma_num.
         mask_normalization: this model's default.
         mask_frozen_after: this model's default.
@@ -157,6 +158,7 @@ class RealCustomPipeline(DiffusionPipeline):
         subject_guidance_scale: float | None = None,
         guidance: str | None = None,  # diffusers cannot check a Literal
         mask_scope: float | None = None,
+        final_mask_scope: float | None = None,
         token_ratio: float | None = None,
         mask_normalization: str | None = None,
         mask_frozen_after: int | None = None,
@@ -173,7 +175,8 @@ class RealCustomPipeline(DiffusionPipeline):
         own = {
             "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
             "subject_guidance_scale": subject_guidance_scale, "guidance": guidance, "mask_scope": mask_scope,
-            "token_ratio": token_ratio, "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
+            "final_mask_scope": final_mask_scope, "token_ratio": token_ratio,
+            "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
         }  # fmt: skip
         self.register_to_config(
             **{**defaults_of(adapter), **{name: value for name, value in own.items() if value is not None}},
@@ -264,6 +267,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask: Tensor | np.ndarray | Image.Image | SubjectMasks | None = None,
         mask_mode: MaskMode = "replace",
         mask_scope: float | None = None,
+        final_mask_scope: float | None = None,
         mask_normalization: Normalization | None = None,
         mask_binary: bool | None = None,
         mask_threshold: bool = False,
@@ -310,6 +314,8 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_mode: "replace" takes the mask instead of the word's attention, "intersect" and "union" take the smaller
                 or larger of the two in each cell.
             mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
+            final_mask_scope: what that share is narrowed to in the second half of the run, where it is smaller; the model's
+                default if not given, 1 narrows no further.
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
@@ -352,17 +358,18 @@ class RealCustomPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
             mask_scope=mask_scope, mask_normalization=mask_normalization, mask_frozen_after=mask_frozen_after,
-            mask_binary=mask_binary, token_ratio=token_ratio,
+            mask_binary=mask_binary, final_mask_scope=final_mask_scope, token_ratio=token_ratio,
         )  # fmt: skip
-        num_inference_steps, mask_scope = own["num_inference_steps"], own["mask_scope"]
+        num_inference_steps = own["num_inference_steps"]
         strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
         cast = self._cast(
             len(prompts), subjects, subject_image=subject_image, subject_word=subject_word, occurrence=occurrence, mask=mask,
             mask_mode=mask_mode,
         )  # fmt: skip
         self.check_numbers(
-            height=height, width=width, num_inference_steps=num_inference_steps, mask_scope=mask_scope,
-            num_images_per_prompt=num_images_per_prompt, token_ratio=own["token_ratio"], eta=eta, **strengths,
+            height=height, width=width, num_inference_steps=num_inference_steps, eta=eta,
+            num_images_per_prompt=num_images_per_prompt, **strengths,
+            **{name: own[name] for name in ("mask_scope", "final_mask_scope", "token_ratio")},
         )  # fmt: skip
         check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
         check_share("guidance_rescale", guidance_rescale)
@@ -434,7 +441,8 @@ class RealCustomPipeline(DiffusionPipeline):
             customization = None
             if actors:
                 settings = MaskSettings(
-                    scope=mask_scope, normalization=own["mask_normalization"], binary=own["mask_binary"],
+                    scope=own["mask_scope"], final_scope=own["final_mask_scope"], binary=own["mask_binary"],
+                    normalization=own["mask_normalization"],
                     threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"],
                     layers=tuple(config.mask_layers),
                 )  # fmt: skip
@@ -624,6 +632,7 @@ class RealCustomPipeline(DiffusionPipeline):
         guidance_scale: float,
         subject_guidance_scale: float,
         mask_scope: float,
+        final_mask_scope: float,
         token_ratio: float,
         num_images_per_prompt: int = 1,
         subject_scale: float = 1.0,
@@ -644,6 +653,7 @@ class RealCustomPipeline(DiffusionPipeline):
         for name, count in counts.items():
             check_least(name, count, 1)
         check_share("mask_scope", mask_scope)
+        check_share("final_mask_scope", final_mask_scope)
         check_positive_share("token_ratio", token_ratio)
         scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
         scales["subject_scale"] = subject_scale

@@ -69,6 +69,7 @@ class PictureSettings(Options):
     mask_mode: MaskMode = "replace"
     mask_binary: bool = False
     guidance: Form = "cascade"
+    final_mask_scope: float = 1.0
     mask_frozen_after: int | None = None
     mask_source: MaskSource = "text"
     guidance_start: float = 0.0

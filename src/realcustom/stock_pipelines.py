@@ -296,11 +296,13 @@ def set_realcustom_subjects(
     defaults = defaults_of(attachment.adapter)
     settings = mask_settings or MaskSettings(
         scope=defaults["mask_scope"],
+        final_scope=defaults["final_mask_scope"],
         normalization=defaults["mask_normalization"],
         frozen_after=defaults["mask_frozen_after"],
     )
     check_layers(_stock(pipeline.unet), settings.layers)
     check_share("mask_settings.scope", settings.scope)
+    check_share("mask_settings.final_scope", settings.final_scope)
     check_choice("mask_settings.normalization", settings.normalization, NORMALIZATIONS)
     token_ratio = defaults["token_ratio"] if token_ratio is None else token_ratio
     check_positive_share("token_ratio", token_ratio)

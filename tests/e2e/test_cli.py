@@ -70,7 +70,7 @@ def test_options_reach_the_pipeline(run, tmp_path):
     changes = {
         "steps": ("--steps", "5"), "scheduler": ("--scheduler", "dpm++"), "negative": ("--negative-prompt", "a dog"),
         "text": ("--guidance-scale", "9"), "subject": ("--subject-guidance-scale", "9"), "scope": ("--mask-scope", "0.9"),
-        "ratio": ("--token-ratio", "0.1"), "scale": ("--subject-scale", "0.1"),
+        "final": ("--final-mask-scope", "0.1"), "ratio": ("--token-ratio", "0.1"), "scale": ("--subject-scale", "0.1"),
     }  # fmt: skip
     assert run("--output", str(tmp_path / "plain.png"), "--seed", "1")[0] == 0
     for name, extra in changes.items():

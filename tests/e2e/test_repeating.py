@@ -78,7 +78,13 @@ class TestMasks:
 
     @pytest.mark.parametrize(
         "unused",
-        [("--mask-scope", "0.2"), ("--mask-binary",), ("--no-mask-binary",), ("--mask-frozen-after", "2")],
+        [
+            ("--mask-scope", "0.2"),
+            ("--final-mask-scope", "0.1"),
+            ("--mask-binary",),
+            ("--no-mask-binary",),
+            ("--mask-frozen-after", "2"),
+        ],
     )
     def test_what_a_mask_that_replaces_the_words_makes_useless_is_refused(self, generate, unused):
         Image.linear_gradient("L").save("mask.png")

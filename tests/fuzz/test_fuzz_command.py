@@ -127,6 +127,7 @@ NAMES = st.sampled_from([
 VALUES = {
     "--occurrence": WHOLE, "--seed": WHOLE | st.integers(-(2**65), 2**65).map(str), "--num-images": COUNTS, "--steps": COUNTS,
     "--guidance-scale": REAL, "--subject-guidance-scale": REAL, "--subject-scale": REAL, "--mask-scope": REAL,
+    "--final-mask-scope": REAL,
     "--token-ratio": REAL, "--width": SIDES, "--height": SIDES, "--output": NAMES,
     "--mask": NAMES | st.just("subject.png"), "--mask-mode": st.sampled_from(["replace", "intersect", "union", "", "add"]),
     "--scheduler": st.sampled_from([

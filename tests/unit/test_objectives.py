@@ -241,9 +241,7 @@ class TestExamplesOfAJointRun:
         wide, narrow = ({"backgrounds": 1, "common_share": share} for share in (0, 1))
         data = {**recipe(home).data.model_dump(), "scenes": wide}
         text_data = {**data, "scenes": narrow}
-        told = recipe(home, text_data=text_data, reference_dropout=0.5).model_copy(
-            update={"data": DataOptions(**data)}
-        )
+        told = recipe(home, text_data=text_data, reference_dropout=0.5).model_copy(update={"data": DataOptions(**data)})
         examples = told.examples()
         batches = [[examples[2 * number + one] for one in (0, 1)] for number in range(20)]
         alike = {frozenset(one.conditioned for one in shown) for shown in batches}

@@ -188,6 +188,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"mask_frozen_after": -1}, "mask_frozen_after must be at least 0, but is -1"),
         ({"compat": "official"}, "compat='official' is for Stable Diffusion XL"),
         ({"mask_scope": 1.1}, "mask_scope must be a share from 0 to 1, but is 1.1"),
+        ({"final_mask_scope": 1.1}, "final_mask_scope must be a share from 0 to 1, but is 1.1"),
         ({"mask_scope": -0.1}, "mask_scope must be a share from 0 to 1, but is -0.1"),
         ({"token_ratio": 0}, "token_ratio must be a share above 0 and up to 1, but is 0"),
         ({"token_ratio": 1.5}, "token_ratio must be a share above 0 and up to 1, but is 1.5"),
@@ -637,6 +638,18 @@ def test_a_model_may_have_binary_masks(tiny, subject):
     binary = tiny.pipeline(mask_binary=True)
     assert binary(PROMPT, subject, "dog").masks.steps.unique().tolist() == [0, 1]
     assert len(binary(PROMPT, subject, "dog", mask_binary=False).masks.steps.unique()) > 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "final", "counts"), [(0.5, 0.25, (32, 16)), (0.25, 0.5, (16, 16)), (0.5, 1, (32, 32))]
+)
+def test_the_scope_is_narrowed_in_the_second_half(tiny, subject, scope, final, counts):
+    """Of 64 cells."""
+    pipeline = tiny.pipeline(mask_binary=True, mask_scope=scope, final_mask_scope=final)
+    made = pipeline(PROMPT, subject, "dog", num_inference_steps=5).masks.steps.flatten(1).sum(dim=1)
+    assert made.tolist() == [counts[0]] * 3 + [counts[1]] * 2
+    again = pipeline(PROMPT, subject, "dog", num_inference_steps=5, final_mask_scope=1.0).masks.steps
+    assert again[4].sum() == 64 * scope
 
 
 def test_a_model_may_keep_another_share_of_its_tokens(tiny, subject):

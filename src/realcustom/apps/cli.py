@@ -310,8 +310,13 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
         help="gamma_scope, share of the picture where the subject may act; the model's own if not given",
     )  # fmt: skip
     add(
-        "--token-ratio", type=float, metavar="SHARE", help="gamma_num, share of its features that act; 0.8 if not given"
-    )
+        "--final-mask-scope", type=float, metavar="SHARE",
+        help="what that share is narrowed to in the second half of the run; the model's own if not given",
+    )  # fmt: skip
+    add(
+        "--token-ratio", type=float, metavar="SHARE",
+        help="gamma_num, share of its features that act; the model's own if not given",
+    )  # fmt: skip
     add(
         "--mask-binary", action=argparse.BooleanOptionalAction,
         help="whether the subject acts alike in the whole scope; as the model has it if not given",

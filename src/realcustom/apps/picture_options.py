@@ -22,6 +22,7 @@ OPTIONS = {
     "subject-guidance-scale": "subject_guidance_scale",
     "subject-scale": "subject_scale",
     "mask-scope": "mask_scope",
+    "final-mask-scope": "final_mask_scope",
     "mask-binary": "mask_binary",
     "token-ratio": "token_ratio",
     "guidance": "guidance",

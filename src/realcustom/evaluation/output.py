@@ -30,6 +30,7 @@ class Settings:
     subject_guidance_scale: float | None = None
     subject_scale: float | None = None
     mask_scope: float | None = None
+    final_mask_scope: float | None = None
     mask_binary: bool | None = None
     mask_refined: bool | None = None
     mask_frozen_after: int | None = None
@@ -43,8 +44,8 @@ class Settings:
     def subject_arguments(self) -> dict[str, Any]:
         """Return what calls with a subject are given, too."""
         return self._given(
-            "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "mask_binary", "mask_refined",
-            "mask_frozen_after", "mask_source", "token_ratio",
+            "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary",
+            "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
         )  # fmt: skip
 
     def _given(self, *names: str) -> dict[str, Any]:

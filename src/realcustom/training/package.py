@@ -28,6 +28,7 @@ class ModelDefaults(Options):
     guidance_scale: float | None = None
     subject_guidance_scale: float | None = None
     mask_scope: Share | None = None
+    final_mask_scope: Share | None = None
     token_ratio: PositiveShare | None = None
     mask_binary: bool | None = None
     mask_layers: list[str] | None = None
