@@ -75,6 +75,7 @@ def _values(name: str, *values: Any) -> dict[str, Variant]:
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
         **_values("mask_scope", 0.1, 0.25, 0.35, 0.65, 0.8),
+        **_values("final_mask_scope", 0.25, 0.5, 1.0),
         "soft mask": Variant({"mask_binary": False}),
         "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25}),
     },
@@ -86,8 +87,8 @@ TABLES: dict[str, dict[str, Variant]] = {
         **_values("token_ratio", 0.5, 0.7, 0.9, 1.0),
     },
     "mask": {
-        "no mask": Variant({"token_ratio": 0.8}, everywhere=True),
-        **_values("mask_frozen_after", 3, 7),
+        "no mask": Variant({"token_ratio": 0.9}, everywhere=True),  # the model's own share, and not an image prompt's
+        **_values("mask_frozen_after", 3, 8),
         "refined by self-attention": Variant({"mask_refined": True}),
         **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
         "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),
