@@ -25,7 +25,7 @@ demo: $(VENV)/.ready
 figures: $(VENV)/.ready
 	$(BIN)/python -m realcustom.apps.demo $(EXAMPLES) docs/figures
 	mkdir -p demo
-	$(BIN)/realcustom sweep $(EXAMPLES)/rocket.png "a rocket in the desert" --word rocket --seed 7 --x mask-scope 0.1 0.25 0.4 0.7 --output demo/scope --overwrite
+	$(BIN)/realcustom sweep $(EXAMPLES)/rocket.png "a rocket in the desert" --word rocket --seed 7 --final-mask-scope 1 --x mask-scope 0.1 0.25 0.4 0.7 --output demo/scope --overwrite
 	cp demo/scope/grid.png docs/figures/scope.png
 	rm -rf demo/gallery
 	$(BIN)/realcustom batch $(EXAMPLES)/gallery.csv --output demo/gallery

@@ -68,27 +68,28 @@ def _scheduler(name: str) -> Callable[[RealCustomPipeline], None]:
     return lambda pipeline: take_scheduler(pipeline, name)
 
 
-def _values(name: str, *values: Any) -> dict[str, Variant]:
-    return {f"{name} {value}": Variant({name: value}) for value in values}
+def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
+    said = "".join(f", {other} {value}" for other, value in fixed.items())
+    return {f"{name} {value}{said}": Variant({name: value, **fixed}) for value in values}
 
 
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
-        **_values("mask_scope", 0.1, 0.25, 0.35, 0.65, 0.8),
+        **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.65, 0.8, final_mask_scope=1.0),
         **_values("final_mask_scope", 0.25, 0.5, 1.0),
         "soft mask": Variant({"mask_binary": False}),
-        "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25}),
+        "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25, "final_mask_scope": 1.0}),
     },
     "scoring": {
         "no scoring": Variant({"token_ratio": 1.0}, _scoring(None)),
         "by the text alone": Variant({}, _scoring(0.0)),
         "by the picture alone": Variant({}, _scoring(1.0)),
         "plain mean of both": Variant({}, _scoring(0.5)),
-        **_values("token_ratio", 0.5, 0.7, 0.9, 1.0),
+        **_values("token_ratio", 0.5, 0.7, 0.8, 0.9, 1.0),
     },
     "mask": {
-        "no mask": Variant({"token_ratio": 0.9}, everywhere=True),  # the model's own share, and not an image prompt's
-        **_values("mask_frozen_after", 3, 8),
+        "no mask": Variant({}, everywhere=True),
+        **_values("mask_frozen_after", 3, 9),
         "refined by self-attention": Variant({"mask_refined": True}),
         **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
         "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),
@@ -133,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if variant.change is not None:
             variant.change(pipeline)
         folder = options.output / name.replace(" ", "-").replace(",", "")
-        method, settings = Customized(pipeline, everywhere=variant.everywhere), Settings(**variant.settings)
+        method = Customized(pipeline, everywhere=variant.everywhere)
+        # The model's own share of tokens also where the subject acts everywhere: an image prompt would take all of them.
+        settings = Settings(**{"token_ratio": pipeline.config.token_ratio, **variant.settings})
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
         records = judge(bench, judges, {"subject": folder / "subject"})

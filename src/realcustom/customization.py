@@ -159,6 +159,11 @@ class Customization:
         return max(0, len(self.masks) - 1) / self.evaluations
 
     @property
+    def reached(self) -> float:
+        """Share of the run that lies before the next mask."""
+        return len(self.masks) / self.evaluations
+
+    @property
     def needs_text(self) -> bool:
         """Whether the next mask comes from the words' attention, so that T2I has to run."""
         if not any(actor.masked_by_word for actor in self.actors):
@@ -305,7 +310,7 @@ class Customization:
         """Return the masks `[s, b, h, w]`, their cells shared out among the subjects that act in this evaluation."""
         if len(masks) < 2 or relevances is None:
             return masks
-        acting = (self._scales_at(len(self.masks) / self.evaluations) != 0)[..., None, None]
+        acting = (self._scales_at(self.reached) != 0)[..., None, None]
         theirs = masks * acting
         self.overlaps.append(_largest_overlaps(theirs).cpu())
         return torch.where(acting, exclusive(theirs, relevances), masks)
@@ -330,7 +335,7 @@ class Customization:
         maps = [layer[..., number] for layer in self.tap.maps.values()]
         relevance = aggregate(maps, normalization=settings.normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.threshold else influence_scope
-        scope = settings.scope_at(len(self.masks) / self.evaluations)
+        scope = settings.scope_at(self.reached)
         mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         if actor.given is not None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from realcustom.errors import InputError, did_you_mean
 
-Recipe = TypeVar("Recipe", bound="Options")
+Kind = TypeVar("Kind", bound="Options")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -24,7 +24,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
-def parse_options(kind: type[Recipe], values: object, what: str) -> Recipe:
+def parse_options(kind: type[Kind], values: object, what: str) -> Kind:
     """Return the options of a mapping.
 
     Args:
@@ -43,7 +43,7 @@ def parse_options(kind: type[Recipe], values: object, what: str) -> Recipe:
         raise InputError(f"{what} cannot be used: {'; '.join(_explain(kind, error))}") from error
 
 
-def load_options(recipe: type[Recipe], path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_options(recipe: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
     """Return the recipe of a YAML file, changed by `section.name=value` overrides.
 
     Raises:

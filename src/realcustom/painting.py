@@ -200,7 +200,8 @@ class Painter:
         modes = [one.mask_mode for one in settings.subjects] or [settings.mask_mode]
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
-        return unread_settings(self.pipeline.adapter, settings.guidance, instead)
+        narrowed = found_late(settings.mask_frozen_after, settings.num_inference_steps)
+        return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
         """Make the pictures of one call; their settings may differ in seed and subject_scale.
@@ -249,15 +250,25 @@ class Painter:
         return Painting(result.images, provenances, result.masks, result.report, seconds)
 
 
-def unread_settings(adapter: RealCustomAdapter | None, guidance: Form, instead: str = "") -> dict[str, str]:
+def found_late(frozen_after: int | None, steps: int) -> bool:
+    """Return whether a mask that is frozen after so many steps is still found in the second half of the run."""
+    return frozen_after is None or max(0, frozen_after - 1) / steps >= 0.5
+
+
+def unread_settings(
+    adapter: RealCustomAdapter | None, guidance: Form, instead: str = "", *, narrowed: bool = True
+) -> dict[str, str]:
     """Return what of a subject's settings a call does not read, by their names, each with the reason.
 
     Args:
         adapter: the model's.
         guidance: the call's form of it.
         instead: what takes the place of every word's own mask, in words; nothing does if it is empty.
+        narrowed: whether a mask is found in the second half of the run, see `found_late`.
     """
     unread: dict[str, str] = {}
+    if not narrowed:
+        unread["final_mask_scope"] = "the mask is frozen in the first half of the run"
     if instead:
         # With the cascade, the source of the mask also says which branches are one batch.
         of_masks = ("mask_scope", "final_mask_scope", "mask_binary", "mask_frozen_after", "mask_refined", "mask_layers")

@@ -313,13 +313,14 @@ class RealCustomPipeline(DiffusionPipeline):
                 transparent parts count as black, or the masks of an earlier run, of which the final ones are taken.
             mask_mode: "replace" takes the mask instead of the word's attention, "intersect" and "union" take the smaller
                 or larger of the two in each cell.
-            mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11).
+            mask_scope: gamma_scope, the share of the grid that the word's attention is narrowed to (RC 11);
+                in the second half of the run `final_mask_scope`, if that is smaller.
             final_mask_scope: what that share is narrowed to in the second half of the run, where it is smaller; the model's
                 default if not given, 1 narrows no further.
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
-            mask_threshold: take `1 - mask_scope` as the lowest relevance instead of keeping a share of the grid.
+            mask_threshold: take 1 minus the scope as the lowest relevance instead of keeping a share of the grid.
             mask_refined: spread the relevance along the UNet's self-attention (RC++).
             mask_frozen_after: keep the mask of this evaluation for all later ones (RC++); 0 is as 1; the model's default if
                 not given.

@@ -178,6 +178,7 @@ class Provenance(Options):
             "Subject guidance scale": settings.subject_guidance_scale,
             "Subject scale": settings.subject_scale,
             "Mask scope": settings.mask_scope,
+            "Final mask scope": settings.final_mask_scope,
             "Token ratio": settings.token_ratio,
             "Version": f"realcustom {self.versions.get('realcustom', '')}",
         }

@@ -60,7 +60,7 @@ class _Attachment:
     subject_guidance_scale: float = 1.0
     direct: bool = False
     settings: MaskSettings = field(default_factory=MaskSettings)
-    token_ratio: float = 0.8
+    token_ratio: float = 1.0
     prompts: Sequence[str] = ()
     """Of the run at hand."""
     run: Customization | None = None

@@ -47,6 +47,10 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             "--subject-guidance-scale would have no effect, because guidance is direct",
         ),
         (("--method", "image-prompt", "--mask-frozen-after", "1"), "--mask-frozen-after would have no effect"),
+        (
+            ("--final-mask-scope", "0.2", "--steps", "15", "--mask-frozen-after", "8"),
+            "--final-mask-scope would have no effect, because the mask is frozen in the first half",
+        ),
         (("--method", "image-prompt", "--mask-layers", "mid_block"), "--mask-layers would have no effect"),
     ],
 )

@@ -196,6 +196,14 @@ class TestReplay:
         code, said = command("replay", "new.png", "subject.png", "--mask", "mask.png")
         assert code == 0, said.err
 
+    def test_a_picture_of_an_older_version_was_not_narrowed(self, generate):
+        def forget(told):
+            return told | {"settings": {key: one for key, one in told["settings"].items() if key != "final_mask_scope"}}
+
+        assert generate("-o", "new.png", "--final-mask-scope", "0.1")[0] == 0
+        assert read_provenance(Path("new.png")).settings.final_mask_scope == 0.1
+        assert read_provenance(Path(retold("new.png", forget))).settings.final_mask_scope == 1.0
+
     def test_a_model_in_a_folder_has_to_be_given(self, generate, capsys):
         assert generate("-o", "new.png")[0] == 0
         assert main(["replay", "new.png", "subject.png"]) == 2

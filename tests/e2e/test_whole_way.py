@@ -93,8 +93,11 @@ def test_from_drawings_to_a_picture(home, capsys):
         "base": str(base / "export"),
         "adapter": {**adapter, "own_queries": True, "placed": True},
         "drawn_examples": 2,
+        "reference_dropout": 1,
     }
     assert train(home, "joint", output_dir=str(together), **joint) == 0
+    logged = (together / "log.jsonl").read_text()
+    assert ("loss/text_only" in logged, "loss/subject" in logged) == (True, False)
     assert {path.name for path in (together / "export").iterdir()} >= {"unet", "adapter", "model_index.json"}
 
     parts = {"base": str(base / "export"), "adapter": str(shown / "export" / "adapter")}

@@ -91,6 +91,7 @@ class TestPlusPlus:
             12,
             0.25,
         )
+        assert (config.final_mask_scope, config.token_ratio) == (1.0, 0.8)
 
     def test_the_subject_acts_in_its_mask_on_the_finest_attention_grid(self, plus_plus, subject):
         output = call(plus_plus, subject)

@@ -19,7 +19,16 @@ from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings, claim
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.run import MADE, ROWS, describe, judge, make_pictures, require_pictures, summarise
+from realcustom.evaluation.run import (
+    MADE,
+    ROWS,
+    _mask_figures,
+    describe,
+    judge,
+    make_pictures,
+    require_pictures,
+    summarise,
+)
 from realcustom.evaluation.scores import part_of
 
 SIDE, COUNT = 32, 9
@@ -433,6 +442,25 @@ def test_a_folder_with_anything_in_it_belongs_to_its_settings(tmp_path):
     (tmp_path / "tuning" / "dog" / "log.jsonl").write_text("")
     with pytest.raises(InputError, match="made with another model"):
         claim(tmp_path, {"model": "three"})
+
+
+def test_a_folder_of_an_older_version_belongs_to_what_its_pictures_were_made_with(tmp_path):
+    (tmp_path / "run.json").write_text('{"model": "one"}')
+    (tmp_path / "0001.png").write_bytes(b"")
+    claim(tmp_path, {"model": "one", "final_mask_scope": 1.0, "token_ratio": 0.8})
+    with pytest.raises(InputError, match="made with another final_mask_scope, token_ratio; name"):
+        claim(tmp_path, {"model": "one", "final_mask_scope": 0.35, "token_ratio": 0.9})
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(4, (0.3 + 0.4) / 2), (5, (0.4 + 0.5) / 2), (1, 0.1)])
+def test_the_masks_figure_is_of_the_steps_that_begin_in_the_second_half(steps, expected):
+    """Of a picture that is all subject, of which mask number n covers n tenths."""
+    masks = torch.zeros(steps, 10, 10)
+    for number in range(steps):
+        masks[number, : number + 1] = 1
+    figures = _mask_figures(masks, torch.ones(1, 20, 20))
+    assert figures["mask"] == pytest.approx(expected)
+    assert figures["mask_by_step"] == pytest.approx([0.1 * (number + 1) for number in range(steps)])
 
 
 def test_what_a_folder_belongs_to_is_written_once_and_must_be_readable(tmp_path):

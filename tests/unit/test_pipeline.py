@@ -12,6 +12,7 @@ from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from realcustom.errors import InputError, NotANumber, WordNotFound
+from realcustom.painting import found_late
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
 from realcustom.subject import Subject
@@ -241,14 +242,6 @@ def test_a_placed_subject_follows_its_mask(tiny, subject):
     pipeline, seen = placing(tiny, 1)
     corner = torch.zeros(8, 8)
     corner[:4, :4] = 1
-    seen = []
-    original = pipeline.adapter.act
-
-    def watch(*args, **kwargs):
-        seen.append(kwargs["positions"])
-        return original(*args, **kwargs)
-
-    pipeline.adapter.act = watch
     for mask in (corner, corner.flip(0, 1)):
         pipeline(PROMPT, subject, "dog", mask=mask, generator=seeded(0))
     upper_left, lower_right = (positions[0].mean(dim=0) for positions in seen)
@@ -650,6 +643,27 @@ def test_the_scope_is_narrowed_in_the_second_half(tiny, subject, scope, final, c
     assert made.tolist() == [counts[0]] * 3 + [counts[1]] * 2
     again = pipeline(PROMPT, subject, "dog", num_inference_steps=5, final_mask_scope=1.0).masks.steps
     assert again[4].sum() == 64 * scope
+
+
+def test_a_threshold_is_narrowed_likewise(tiny, subject):
+    pipeline = tiny.pipeline(mask_scope=0.9, final_mask_scope=0.0)
+    counts = pipeline(PROMPT, subject, "dog", num_inference_steps=4, mask_threshold=True).masks.steps.flatten(1) > 0
+    wide, narrow = counts.sum(dim=1).tolist()[:2], counts.sum(dim=1).tolist()[2:]
+    assert min(wide) > max(narrow) == 0
+
+
+@pytest.mark.parametrize(("frozen_after", "counts"), [(2, (32, 32)), (3, (32, 16)), (None, (32, 16))])
+def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, frozen_after, counts):
+    pipeline = tiny.pipeline(mask_scope=0.5, final_mask_scope=0.25, mask_frozen_after=frozen_after)
+    made = pipeline(PROMPT, subject, "dog", num_inference_steps=4).masks.steps.flatten(1)
+    assert tuple((made > 0).sum(dim=1).tolist()[::3]) == counts
+    assert found_late(frozen_after, 4) == (counts[1] == 16)
+
+
+def test_the_narrowing_of_a_model_is_saved_with_it(tiny, tmp_path):
+    tiny.pipeline(final_mask_scope=0.25, token_ratio=0.9).save_pretrained(tmp_path)
+    config = RealCustomPipeline.from_pretrained(tmp_path).config
+    assert (config.final_mask_scope, config.token_ratio) == (0.25, 0.9)
 
 
 def test_a_model_may_keep_another_share_of_its_tokens(tiny, subject):

@@ -430,6 +430,14 @@ def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
     assert set(cross_attention_layers(pipe.unet))
 
 
+def test_the_scope_is_narrowed_in_the_second_half(pipe, adapter, subject):
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=0.5, final_scope=0.25))
+    call(pipe)
+    shares = [float((step > 0).float().mean()) for step in realcustom_masks(pipe).steps]
+    assert shares == [0.5, 0.5, 0.25]
+
+
 @pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "DDIMScheduler"])
 def test_the_subject_acts_in_every_evaluation_also_of_a_solver_that_evaluates_twice(pipe, adapter, subject, scheduler):
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
@@ -472,6 +480,7 @@ def test_until_its_pipeline_is_called_a_subject_does_not_act_on_another_with_the
     [
         ({"token_ratio": 0}, "token_ratio must be"), ({"subject_guidance_scale": float("nan")}, "subject_guidance_scale"),
         ({"mask_settings": MaskSettings(scope=2)}, r"mask_settings\.scope"),
+        ({"mask_settings": MaskSettings(final_scope=-1)}, r"mask_settings\.final_scope"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_used_are_refused_before_a_call(pipe, adapter, subject, settings, told):

@@ -383,6 +383,7 @@ class TestRecipe:
         ("changes", "message"),
         [
             ({"data": {"scenes": {"tilt": 2}}}, r"data\.scenes\.tilt is 2\.0 instead of 8\.0"),
+            ({"reference_dropout": 0.25}, r"reference_dropout is 0\.25 instead of 0\.5"),
             ({"text_data": {"source": "stickers", "folder": "other"}}, r"text_data is .* instead of None"),
             ({"training": {"seed": 1}}, r"training\.seed is 1 instead of 0"),
             ({"training": {"train_batch_size": 4}}, r"training\.train_batch_size is 4 instead of 2"),

@@ -307,7 +307,7 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
     add("--subject-scale", type=float, metavar="S", help="strength of the subject inside the model; 1 if not given")
     add(
         "--mask-scope", type=float, metavar="SHARE",
-        help="gamma_scope, share of the picture where the subject may act; the model's own if not given",
+        help="gamma_scope, share of the picture where the subject may act at first; the model's own if not given",
     )  # fmt: skip
     add(
         "--final-mask-scope", type=float, metavar="SHARE",

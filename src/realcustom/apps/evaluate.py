@@ -41,7 +41,7 @@ from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import rehearse, unread_settings
+from realcustom.painting import found_late, rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -106,8 +106,11 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
 
 def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, instead: str) -> None:
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
-    guidance = options.guidance or pipeline.config.guidance
-    refuse_unread(given, [unread_settings(pipeline.adapter, guidance, instead)])
+    config = pipeline.config
+    frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
+    narrowed = found_late(frozen, options.steps or config.num_inference_steps)
+    unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, instead, narrowed=narrowed)
+    refuse_unread(given, [unread])
 
 
 class _Making:

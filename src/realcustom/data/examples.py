@@ -68,7 +68,7 @@ class PartlyTextOnly:
         seed: int,
         text_source: ExampleSource | None = None,
     ) -> None:
-        self.source, self.text_source = source, text_source or source
+        self.source, self.text_source = source, source if text_source is None else text_source
         self.share, self.batch_size, self.seed = share, batch_size, seed
 
     def __getitem__(self, number: int) -> Example:
@@ -117,7 +117,9 @@ def collate(examples: Sequence[Example]) -> Batch:
     Raises:
         ValueError: some show their references and others do not.
     """
-    (conditioned,) = {example.conditioned for example in examples}
+    conditioned = examples[0].conditioned
+    if any(example.conditioned != conditioned for example in examples):
+        raise ValueError("a batch shows all of its references or none; give PartlyTextOnly the size of the batches")
     return Batch(
         pixels=to_pixels([example.picture for example in examples]),
         captions=[example.caption for example in examples],

@@ -72,6 +72,10 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     }
 
 
+_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8}
+"""What a `run.json` of an older version does not say, and what its pictures were made with."""
+
+
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
     """Write down in `run.json` what the pictures of a folder are made with, before there is any.
 
@@ -89,7 +93,7 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
         known = read_json(path)
     except InputError as error:
         raise InputError(f"{error}; it says how the files beside it were made, so name another --output") from error
-    asked = json.loads(text)
+    known, asked = {**_ADDED, **known}, {**_ADDED, **json.loads(text)}
     if other := sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name)):
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
 

@@ -86,7 +86,7 @@ class AdapterRecipe(Recipe):
 class JointRecipe(AdapterRecipe):
     """All that a run of `realcustom train joint` needs."""
 
-    reference_dropout: Share = 0.5
+    reference_dropout: Fixed[Share] = 0.5
     """Share of batches in which the base sees no reference."""
     text_data: Fixed[DataOptions | None] = None
     """Where the examples of those batches come from; like the others if null."""

@@ -75,7 +75,7 @@ class TrainingOptions(Options):
 
 
 class Recipe(Options):
-    """What the recipe of every run says; each kind of run adds its own."""
+    """What the recipe of every run of `realcustom train` says; each kind of run adds its own."""
 
     output_dir: Path
     data: Fixed[DataOptions]
