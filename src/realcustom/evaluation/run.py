@@ -247,7 +247,7 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     by_step = overlap(masks, coarse.expand(len(masks), -1, -1))
     inside = float((coarse >= 0.5).float().mean())
     return {
-        "mask": float(by_step[(len(masks) + 1) // 2 :].mean()),
+        "mask": float(by_step[-max(1, len(masks) // 2) :].mean()),
         "mask_random": chance_of_overlap(float(coverage(masks[-1:])), inside),
         "mask_all": float(overlap(torch.ones_like(coarse), coarse)),
         "mask_by_step": by_step.tolist(),
