@@ -16,7 +16,7 @@ from realcustom.data.examples import Example, PartlyTextOnly, collate
 from realcustom.data.sources import DataOptions, open_source
 from realcustom.data.stickers.drawings import Drawing, DrawingStore
 from realcustom.errors import InputError
-from realcustom.prompts import encode_prompts
+from realcustom.prompts import TextStates, encode_prompts
 from realcustom.training.adapter import (
     AdapterObjective,
     AdapterRecipe,
@@ -24,6 +24,7 @@ from realcustom.training.adapter import (
     JointRecipe,
     Reference,
     jittered,
+    jittered_text,
 )
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe, chance, localisation, measure_text_only, noun_columns
@@ -216,6 +217,32 @@ class TestLoss:
         assert (float(sizes.mean()), float(sizes.std())) == pytest.approx((0, 0.2), rel=0.03, abs=5e-3)
         assert torch.equal(moved, jittered(frames, 0.1, seeded()))
         assert torch.equal(jittered(frames, 0.0, seeded()), frames)
+
+    def test_states_of_a_text_err_as_much_as_is_said(self):
+        states = torch.randn(300, 5, 64, generator=seeded(1)) * torch.tensor([0.5, 1, 2, 3, 4])[:, None]
+        text = TextStates(states, torch.ones(300, 5, dtype=torch.bool))
+        moved = jittered_text(text, 0.6, seeded())
+        shares = (moved.states - states).norm(dim=2) / states.norm(dim=2)
+        torch.testing.assert_close(shares, shares[:, :1].expand_as(shares))  # of one text all alike
+        assert (float(shares.min()), float(shares.mean()), float(shares.max())) == pytest.approx(
+            (0, 0.3, 0.6), abs=0.03
+        )
+        off = (moved.states - states) / (moved.states - states).norm(dim=2, keepdim=True)
+        assert float(off.mean(dim=(0, 1)).abs().max()) < 0.03  # in any direction
+        assert moved.keep is text.keep
+        assert torch.equal(jittered_text(text, 0.0, seeded()).states, states)
+
+    def test_the_texts_that_a_model_learns_from_err_as_much_as_is_said(self, home):
+        losses = []
+        for jitter in (0.0, 0.5):
+            objective = JointObjective(recipe(home, text_jitter=jitter), Scenes())
+            seen = []
+            objective.predict = lambda model, noisy, text, reference, seen=seen: seen.append(text) or noisy.target
+            objective.loss(objective.model, batch(), seeded())
+            losses.append(seen[0].states)
+        shares = (losses[1] - losses[0]).norm(dim=2) / losses[0].norm(dim=2)
+        assert float(shares.min()) > 0
+        assert float(shares.max()) <= 0.5
 
     def test_the_scoring_gradient_is_that_of_the_step_before(self, home):
         objective = AdapterObjective(recipe(home, AdapterRecipe), Scenes())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image
@@ -59,6 +60,9 @@ class AdapterRecipe(Recipe):
     centre, as a share of its size; that of the logarithm of its size is twice as large. The masks of the embedded model give
     frames that are as wrong as 0.09 makes them (`validation/frame_centre`, `frame_size_spread`); its recipes take less, 0.02,
     because what cannot be known is predicted as a blur."""
+    text_jitter: NonNegativeFloat = 0.0
+    """How wrong the text's states may be, as a share of each one's length. A word that no caption says is told by a state near
+    that of a word that one does: of the embedded model's well-known nouns, "puppy" lies .7 from "dog" and 1 from any other."""
     timestep_shift: PositiveFloat = 1.0
     """Above 1, noisy timesteps are drawn more often: that is where a reference decides (see `draw_noisy`)."""
     foreground_weight: PositiveFloat = 1.0
@@ -181,6 +185,14 @@ def jittered(frames: Float[Tensor, "b 2 3"], jitter: float, generator: torch.Gen
     return torch.stack([moved, frames[:, 1]], dim=1)
 
 
+def jittered_text(text: TextStates, jitter: float, generator: torch.Generator) -> TextStates:
+    """Return the texts, each token's state off by a share of its length, from 0 to `jitter` alike for all of a text's."""
+    states = text.states
+    share = jitter * torch.rand(len(states), 1, 1, generator=generator)
+    direction = F.normalize(torch.randn(states.shape, generator=generator), dim=-1)
+    return replace(text, states=states + (share * direction).to(states) * states.norm(dim=-1, keepdim=True))
+
+
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
@@ -256,6 +268,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         dropped = torch.rand(len(batch.captions), generator=generator) < self.recipe.caption_dropout
         captions = ["" if drop else caption for caption, drop in zip(batch.captions, dropped, strict=True)]
         text = self.base.text_states(captions, (batch.pixels.shape[2], batch.pixels.shape[3]), shortest=True)
+        text = jittered_text(text, self.recipe.text_jitter, generator)
         low = self.recipe.lowest_token_ratio
         token_ratio = low + (1 - low) * float(torch.rand((), generator=generator))
         latents = encode(self.base.vae, batch.pixels)
