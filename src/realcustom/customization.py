@@ -91,6 +91,10 @@ class Actor:
         return self.start <= share < self.end
 
 
+NARROWED_FROM = 0.5
+"""Share of the run from which on masks have `MaskSettings.final_scope`."""
+
+
 @dataclass(frozen=True)
 class MaskSettings:
     """How the word's attention becomes a mask."""
@@ -112,7 +116,11 @@ class MaskSettings:
 
     def scope_at(self, share: float) -> float:
         """Return the scope when a share of the run is done."""
-        return self.scope if share < 0.5 else min(self.scope, self.final_scope)
+        return self.scope if share < NARROWED_FROM else min(self.scope, self.final_scope)
+
+    def narrows(self, evaluations: int) -> bool:
+        """Return whether a run of so many evaluations still finds a mask when the final scope holds."""
+        return self.frozen_after is None or max(0, self.frozen_after - 1) / evaluations >= NARROWED_FROM
 
 
 @dataclass

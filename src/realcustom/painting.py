@@ -23,6 +23,7 @@ from torch import nn
 from realcustom import __version__
 from realcustom.adapter import RealCustomAdapter
 from realcustom.checks import check_least
+from realcustom.customization import MaskSettings
 from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
 from realcustom.guidance import Form
@@ -200,7 +201,7 @@ class Painter:
         modes = [one.mask_mode for one in settings.subjects] or [settings.mask_mode]
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
-        narrowed = found_late(settings.mask_frozen_after, settings.num_inference_steps)
+        narrowed = MaskSettings(frozen_after=settings.mask_frozen_after).narrows(settings.num_inference_steps)
         return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
@@ -250,11 +251,6 @@ class Painter:
         return Painting(result.images, provenances, result.masks, result.report, seconds)
 
 
-def found_late(frozen_after: int | None, steps: int) -> bool:
-    """Return whether a mask that is frozen after so many steps is still found in the second half of the run."""
-    return frozen_after is None or max(0, frozen_after - 1) / steps >= 0.5
-
-
 def unread_settings(
     adapter: RealCustomAdapter | None, guidance: Form, instead: str = "", *, narrowed: bool = True
 ) -> dict[str, str]:
@@ -264,7 +260,7 @@ def unread_settings(
         adapter: the model's.
         guidance: the call's form of it.
         instead: what takes the place of every word's own mask, in words; nothing does if it is empty.
-        narrowed: whether a mask is found in the second half of the run, see `found_late`.
+        narrowed: whether a mask is found in the second half of the run, see `MaskSettings.narrows`.
     """
     unread: dict[str, str] = {}
     if not narrowed:

@@ -11,8 +11,8 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
+from realcustom.customization import MaskSettings
 from realcustom.errors import InputError, NotANumber, WordNotFound
-from realcustom.painting import found_late
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
 from realcustom.subject import Subject
@@ -657,7 +657,7 @@ def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, 
     pipeline = tiny.pipeline(mask_scope=0.5, final_mask_scope=0.25, mask_frozen_after=frozen_after)
     made = pipeline(PROMPT, subject, "dog", num_inference_steps=4).masks.steps.flatten(1)
     assert tuple((made > 0).sum(dim=1).tolist()[::3]) == counts
-    assert found_late(frozen_after, 4) == (counts[1] == 16)
+    assert MaskSettings(frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
 
 
 def test_the_narrowing_of_a_model_is_saved_with_it(tiny, tmp_path):

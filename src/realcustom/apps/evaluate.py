@@ -16,6 +16,7 @@ import diffusers
 from realcustom.apps.bench import DRAWINGS, work_list
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_option
+from realcustom.customization import MaskSettings
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import photographs
@@ -41,7 +42,7 @@ from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import found_late, rehearse, unread_settings
+from realcustom.painting import rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -108,7 +109,7 @@ def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, in
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
     config = pipeline.config
     frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
-    narrowed = found_late(frozen, options.steps or config.num_inference_steps)
+    narrowed = MaskSettings(frozen_after=frozen).narrows(options.steps or config.num_inference_steps)
     unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, instead, narrowed=narrowed)
     refuse_unread(given, [unread])
 
