@@ -201,7 +201,9 @@ class Painter:
         modes = [one.mask_mode for one in settings.subjects] or [settings.mask_mode]
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
-        narrowed = MaskSettings(frozen_after=settings.mask_frozen_after).narrows(settings.num_inference_steps)
+        take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
+        evaluations = evaluations_of(self.pipeline, settings.num_inference_steps)
+        narrowed = MaskSettings(frozen_after=settings.mask_frozen_after).narrows(evaluations)
         return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
@@ -387,6 +389,13 @@ def rehearse(pipeline: RealCustomPipeline, num_inference_steps: int) -> None:
             f"{name} has no finite timesteps for num_inference_steps {num_inference_steps} on this model; take another "
             f"number or another scheduler"
         )
+
+
+def evaluations_of(pipeline: RealCustomPipeline, num_inference_steps: int) -> int:
+    """Return how often a pipeline's scheduler evaluates the UNet in so many steps: some do twice in a step."""
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    scheduler.set_timesteps(num_inference_steps, device="cpu")
+    return len(scheduler.timesteps)
 
 
 def _sample_nothing(scheduler: Any, steps: int, step_options: Callable[..., dict[str, Any]]) -> bool:

@@ -94,7 +94,7 @@ def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_pa
     assert "prompt-0.5" in capsys.readouterr().out
     assert output.read_text().startswith("<svg")
     assert main(command) == 2
-    assert "take --overwrite" in capsys.readouterr().err
+    assert "overwrite it" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
     assert main(["compare", str(folders[0]), "--output", str(Path("all.png"))]) == 2
     assert "must end in .html or .svg" in capsys.readouterr().err

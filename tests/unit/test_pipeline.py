@@ -660,6 +660,29 @@ def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, 
     assert MaskSettings(frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
 
 
+def test_half_of_a_run_is_half_of_its_evaluations(tiny, subject):
+    """Heun's four steps are seven evaluations."""
+    parts = {**tiny.pipeline().components, "scheduler": tiny.scheduler("HeunDiscreteScheduler")}
+    pipeline = RealCustomPipeline(**parts, mask_binary=True, mask_scope=0.5, final_mask_scope=0.25)
+    made = pipeline(PROMPT, subject, "dog", num_inference_steps=4).masks.steps.flatten(1).sum(dim=1)
+    assert made.tolist() == [32] * 4 + [16] * 3
+    frozen = pipeline(PROMPT, subject, "dog", num_inference_steps=4, mask_frozen_after=3).masks.steps
+    assert frozen.flatten(1).sum(dim=1).tolist() == [32] * 7
+
+
+@pytest.mark.parametrize(("mode", "joined"), [("intersect", torch.minimum), ("union", torch.maximum)])
+def test_only_the_words_own_mask_is_narrowed(tiny, subject, mode, joined):
+    half = torch.zeros(8, 8)
+    half[:, :4] = 1
+    pipeline = tiny.pipeline(mask_binary=True, mask_scope=0.5, final_mask_scope=0.25)
+
+    def last(**given):
+        numbers = {"num_inference_steps": 4, "subject_scale": 0, "generator": seeded(0)}
+        return pipeline(PROMPT, subject, "dog", **numbers, **given).masks.final
+
+    assert torch.equal(last(mask=half, mask_mode=mode), joined(last(), half[None]))
+
+
 def test_the_narrowing_of_a_model_is_saved_with_it(tiny, tmp_path):
     tiny.pipeline(final_mask_scope=0.25, token_ratio=0.9).save_pretrained(tmp_path)
     config = RealCustomPipeline.from_pretrained(tmp_path).config

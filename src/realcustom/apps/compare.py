@@ -22,10 +22,8 @@ def compare(options: argparse.Namespace) -> None:
     output = options.output
     if output is not None and output.suffix not in (".html", ".svg"):
         raise InputError(f"--output must end in .html or .svg, but is {output}")
-    if output is not None and output.exists() and not options.overwrite:
-        raise InputError(f"{output} is there already; name another file, or take --overwrite")
     if output is not None:
-        require_place(output, overwrite=True)
+        require_place(output, overwrite=options.overwrite)
     reports = read_reports(options.folders)
     seconds = {folder.name: spent for folder in options.folders if (spent := tuning_seconds(folder)) is not None}
     table: list[tuple[str, ...]] = [("", "pictures", *FIGURES, "s per subject")]

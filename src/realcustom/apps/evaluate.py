@@ -42,7 +42,7 @@ from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import rehearse, unread_settings
+from realcustom.painting import evaluations_of, rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -109,7 +109,8 @@ def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, in
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
     config = pipeline.config
     frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
-    narrowed = MaskSettings(frozen_after=frozen).narrows(options.steps or config.num_inference_steps)
+    evaluations = evaluations_of(pipeline, options.steps or config.num_inference_steps)
+    narrowed = MaskSettings(frozen_after=frozen).narrows(evaluations)
     unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, instead, narrowed=narrowed)
     refuse_unread(given, [unread])
 
