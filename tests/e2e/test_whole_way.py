@@ -125,7 +125,7 @@ def test_from_drawings_to_a_picture(home, capsys):
 
 
 def test_judges_are_trained_and_used(home, capsys):
-    scenes = {"backgrounds": 1, "colour_share": 0.5}
+    scenes = {"backgrounds": 1, "colour_share": 0.5, "beside_share": 0.5}
     data = {"source": "stickers", "folder": str(home / "drawings"), "resolution": 32, "reference": "drawing",
             "scenes": scenes}  # fmt: skip
     judges = home / "judges"
@@ -133,7 +133,14 @@ def test_judges_are_trained_and_used(home, capsys):
     widths = {"widths": [16, 16, 16, 32], "identity_dim": 8}
     assert train(home, "judges", output_dir=str(judges), data=data, judges=widths, training=settings) == 0
     measured = {name for line in (judges / "log.jsonl").read_text().splitlines() for name in json.loads(line)}
-    assert {"region", "place", "validation/overlap", "validation/place"} <= measured
+    assert {
+        "region",
+        "region beside",
+        "place",
+        "validation/overlap",
+        "validation/place",
+        "validation/beside",
+    } <= measured
 
     command = ["evaluate", "--model", str(home / "model"), "--drawings", str(home / "drawings"), "--subset"]
     command += ["--prompts", "2", "--rows", "subject", "twin"]

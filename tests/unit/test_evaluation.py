@@ -87,12 +87,30 @@ def judges():
 
 def test_judges_may_know_what_is_worn_and_what_is_beside():
     widths = {"widths": [16, 16, 16, 32], "identity_dim": 8}
-    judges = Judges(["beach"], ["dog"], ["red"], worn=["crown", "top hat"], beside=["cup"], **widths).eval()
+    judges = Judges(["beach"], ["cup", "dog"], ["red"], worn=["crown", "top hat"], beside=["cup"], **widths).eval()
     assert judges.labels["worn"] == ["", "crown", "top hat"]
     assert {name: tuple(logit.shape) for name, logit in judges.read(torch.zeros(2, 3, 32, 32)).logits.items()} == {
-        "place": (2, 1), "noun": (2, 1), "colour": (2, 1), "worn": (2, 3), "beside": (2, 2),
+        "place": (2, 1), "noun": (2, 2), "colour": (2, 1), "worn": (2, 3), "beside": (2, 2),
     }  # fmt: skip
     assert set(Judges(["beach"], ["dog"], ["red"], **widths).labels) == {"place", "noun", "colour"}
+    with pytest.raises(ValueError, match="must be among the nouns, but cup is not"):
+        Judges(["beach"], ["dog"], ["red"], beside=["cup"], **widths)
+
+
+def test_what_is_beside_is_named_by_the_thing_in_its_own_region():
+    torch.manual_seed(0)
+    sizes = {"widths": [16, 16, 16, 32], "identity_dim": 8}
+    judges = Judges(["beach"], ["cup", "dog", "owl"], ["red"], beside=["owl", "cup"], **sizes).eval()
+    picture = torch.rand(1, 3, 32, 32) * 2 - 1
+    found = torch.full((1, 2, 32, 32), -9.0)
+    judges.segment = lambda pixels: found
+    assert judges.read(picture).logits["beside"].argmax() == 0  # nothing
+    found[:, 1, 4:20, 8:16] = 9.0
+    reading = judges.read(picture)
+    nouns = judges.describe(picture, (found[:, 1] > 0).float())["noun"]
+    torch.testing.assert_close(reading.logits["beside"][:, 1:], nouns[:, [2, 0]])
+    assert reading.logits["beside"].argmax() != 0
+    assert not reading.found.any()  # the thing itself is not there
 
 
 class TestBench:

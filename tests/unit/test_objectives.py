@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from realcustom.data.examples import Example, PartlyTextOnly, collate
 from realcustom.data.sources import DataOptions, open_source
 from realcustom.data.stickers.drawings import Drawing, DrawingStore
+from realcustom.data.stickers.scenes import SceneOptions
 from realcustom.errors import InputError
 from realcustom.prompts import TextStates, encode_prompts
 from realcustom.training.adapter import (
@@ -29,11 +30,12 @@ from realcustom.training.adapter import (
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe, chance, localisation, measure_text_only, noun_columns
 from realcustom.training.diffusion import make_noisy
-from realcustom.training.judges import JudgesObjective, JudgesRecipe
+from realcustom.training.judges import JudgesObjective, JudgesRecipe, true_regions
 from realcustom.training.loop import train
 
 ADAPTER = {"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, "placed": True}
 CAPTION = "a dog on the beach"
+FACTS = {"place": "beach", "colour": "", "hue": "0", "noun": "of no drawing", "style": "noto"}
 
 
 class Scenes:
@@ -320,6 +322,38 @@ class TestRates:
             if part in longest:
                 longest[part] = max(longest[part], float((weight - before[name]).detach().abs().max()))
         assert longest == pytest.approx({"scoring": 2e-3, "log_precisions": 3e-2, "to_v": 1e-3}, rel=0.02)
+
+
+class TestJudges:
+    @pytest.fixture
+    def objective(self, home):
+        told = recipe(home)
+        data = told.data.model_copy(update={"reference": "drawing", "scenes": SceneOptions(beside_share=0.5)})
+        small = {"widths": [16, 16, 16, 32], "identity_dim": 8}
+        return JudgesObjective(
+            JudgesRecipe(data=data, output_dir=home, judges=small, training=told.training, validation_examples=2),
+            Scenes(),
+        )
+
+    def batch(self, *facts):
+        return collate([replace(Scenes()[number], facts=FACTS | more) for number, more in enumerate(facts)])
+
+    def test_what_is_beside_the_thing_is_a_region_of_its_own(self):
+        thing, beside = true_regions(self.batch({"beside": "cat"}, {"worn": "crown"})).unbind(1)
+        assert torch.equal(thing, batch().regions)
+        assert beside[0, 8:, :8].eq(1).all()  # the thing hides the upper quarter of it
+        assert beside[0].sum() == 24 * 8
+        assert beside[1].sum() == 0
+        with pytest.raises(InputError, match="a source that knows where its things are"):
+            true_regions(replace(batch(), foregrounds=None))
+
+    def test_its_noun_is_learned_beside_the_things(self, objective):
+        def learned(*facts):
+            return objective.loss(objective.model, self.batch(*facts), torch.Generator())[1]
+
+        assert "noun" not in learned({}, {"worn": "crown"})
+        assert "noun" in learned({}, {"beside": "cat"})
+        assert learned({}, {"beside": "cat"})["region beside"] > 0
 
 
 class TestDevices:

@@ -1,4 +1,4 @@
-"""Small networks that look at pictures of the stickers world: where the thing is, what it is, where it stands, whose it is.
+"""Small networks that look at pictures of the stickers world: where things are, what they are, where they stand, whose.
 
 They are trained on rendered scenes, apart from every model that they judge and with nothing of it inside, and each states
 how well it does on real renders.
@@ -33,7 +33,8 @@ class Reading:
     region: Float[Tensor, "b h w"]
     """Probability that a pixel belongs to the thing."""
     logits: dict[str, Float[Tensor, "b _"]]
-    """For "place", "noun" and "colour", "worn" and "beside" if they are known: one number for each of the judge's labels."""
+    """For "place", "noun" and "colour", "worn" and "beside" if they are known: one number for each of the judge's labels.
+    What is beside the thing is "" for certain where nothing is found there."""
     identity: Float[Tensor, "b c"]
     """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject."""
 
@@ -51,7 +52,7 @@ class Judges(ModelMixin, ConfigMixin):
         nouns: names of the things.
         colours: names of the colours that a thing can be given.
         worn: names of what a thing can wear; none leaves it unjudged.
-        beside: names of what can be beside a thing; none leaves it unjudged.
+        beside: nouns, of those above, of what can be beside a thing; none leaves it unjudged.
         widths: channels of the four stages of each network.
         identity_dim: width of the identity's embedding.
     """
@@ -68,9 +69,11 @@ class Judges(ModelMixin, ConfigMixin):
         identity_dim: int = 128,
     ) -> None:
         super().__init__()
+        if strange := set(beside) - set(nouns):
+            raise ValueError(f"what is beside must be among the nouns, but {', '.join(sorted(strange))} is not")
         self.segmenter = SegformerForSemanticSegmentation(
             SegformerConfig(
-                num_labels=1, depths=[2, 2, 2, 2], hidden_sizes=[max(16, width // 2) for width in widths],
+                num_labels=2 if beside else 1, depths=[2, 2, 2, 2], hidden_sizes=[max(16, width // 2) for width in widths],
                 decoder_hidden_size=64, hidden_dropout_prob=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0,
             )
         )  # fmt: skip
@@ -79,18 +82,20 @@ class Judges(ModelMixin, ConfigMixin):
         self.encoder = ResNetModel(ResNetConfig(**residual))
         self.labels = {"place": list(places), "noun": list(nouns), "colour": list(colours)}
         self.labels |= {name: ["", *known] for name, known in (("worn", worn), ("beside", beside)) if known}
-        self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], len(known)) for name, known in self.labels.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(widths[-1], len(known)) for name, known in self.labels.items() if name != "beside"}
+        )
         self.to_identity = nn.Linear(widths[-1], identity_dim)
 
-    def segment(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """Return, for each pixel, the logit of belonging to the thing; pixels are in [-1, 1]."""
+    def segment(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b r h w"]:
+        """Return, for each pixel in [-1, 1], the logits of belonging to the thing and, if known, to what is beside it."""
         coarse = self.segmenter(pixels).logits
-        return F.interpolate(coarse, pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return F.interpolate(coarse, pixels.shape[-2:], mode="bilinear", align_corners=False)
 
     def survey(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """Return the logits of the place, and of what is worn and beside if it is known; pixels are in [-1, 1]."""
+        """Return the logits of the place, and of what is worn if it is known; pixels are in [-1, 1]."""
         features = self.reader(pixels).pooler_output.flatten(1)
-        return {name: self.heads[name](features) for name in ("place", "worn", "beside") if name in self.labels}
+        return {name: self.heads[name](features) for name in ("place", "worn") if name in self.labels}
 
     def describe(self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]) -> dict[str, Tensor]:
         """Return the logits of noun and colour and the identity's embedding (of length 1) of what lies in `region`."""
@@ -108,10 +113,18 @@ class Judges(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def read(self, pixels: Float[Tensor, "b 3 h w"]) -> Reading:
         """Return all that the judges see in pictures."""
-        region = self.segment(pixels).sigmoid()
-        seen = self.describe(pixels, region.round())
+        regions = self.segment(pixels).sigmoid()
+        seen = self.describe(pixels, regions[:, 0].round())
         identity = seen.pop("identity")
-        return Reading(region, {**self.survey(pixels), **seen}, identity)
+        if "beside" in self.labels:
+            seen["beside"] = self._beside(pixels, regions[:, 1].round())
+        return Reading(regions[:, 0], {**self.survey(pixels), **seen}, identity)
+
+    def _beside(self, pixels: Tensor, region: Tensor) -> Tensor:
+        nouns = self.describe(pixels, region)["noun"]
+        known = [self.labels["noun"].index(noun) for noun in self.labels["beside"][1:]]
+        there = region.flatten(1).any(dim=1, keepdim=True)
+        return torch.cat([torch.where(there, -torch.inf, torch.inf), nouns[:, known]], dim=1)
 
 
 def subject_crops(

@@ -45,12 +45,37 @@ class LearningJudges(nn.Module):
         self.directions = nn.Parameter(torch.randn(identities, judges.config["identity_dim"]))
 
     def forward(self, pixels: Tensor, drawings: Tensor, regions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Return the segmenter's logits, those of the labels, and the cosines of scenes and bare drawings to all identities."""
-        crops = [subject_crops(pixels, regions), subject_crops(drawings, bare_region(drawings))]
+        """Return the segmenter's logits, those of the labels, and the cosines of scenes and bare drawings to all identities.
+
+        Those of the noun are of the scenes' things, then of what is beside them where something is.
+        """
+        (thing, beside), count = regions.unbind(1), len(pixels)
+        there = beside.flatten(1).any(dim=1)
+        crops = [subject_crops(pixels, thing), subject_crops(drawings, bare_region(drawings))]
+        if there.any():
+            crops.append(subject_crops(pixels[there], beside[there]))
         seen = self.judges.describe_crops(torch.cat(crops))
-        cosines = seen.pop("identity") @ F.normalize(self.directions, dim=1).T
-        logits = {name: both[: len(pixels)] for name, both in seen.items()}
-        return self.judges.segment(pixels), {**self.judges.survey(pixels), **logits}, cosines
+        cosines = seen["identity"][: 2 * count] @ F.normalize(self.directions, dim=1).T
+        nouns = torch.cat([seen["noun"][:count], seen["noun"][2 * count :]])
+        logits = {**self.judges.survey(pixels), "noun": nouns, "colour": seen["colour"][:count]}
+        return self.judges.segment(pixels), logits, cosines
+
+
+REGIONS = ("region", "region beside")
+"""What the segmenter finds, in the log's words."""
+
+
+def true_regions(batch: Batch) -> Tensor:
+    """Return how much of each pixel is covered by the thing, and by what is beside it if anything is, `[b, 2, h, w]` in [0, 1].
+
+    Raises:
+        InputError: the source does not know where its things are.
+    """
+    if batch.regions is None or batch.foregrounds is None:
+        raise InputError("judges learn from a source that knows where its things are; take data.source=stickers")
+    there = torch.tensor(["beside" in facts for facts in batch.facts], device=batch.pixels.device)
+    beside = (batch.foregrounds - batch.regions).clamp(min=0) * there[:, None, None]
+    return torch.stack([batch.regions, beside], dim=1)
 
 
 class JudgesObjective:
@@ -87,35 +112,36 @@ class JudgesObjective:
 
     def loss(self, model: LearningJudges, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of the judges' cross-entropies."""
-        device, regions = batch.pixels.device, batch.regions
-        if regions is None:
-            raise InputError("judges learn from a source that knows where its things are; take data.source=stickers")
+        device, regions = batch.pixels.device, true_regions(batch)
         segmented, logits, cosines = model(batch.pixels, batch.references, regions)
         wanted = {name: self._wanted(batch, name) for name in logits}
+        others = self._wanted(batch, "noun", of="beside")[regions[:, 1].flatten(1).any(dim=1)]
+        wanted["noun"] = torch.cat([wanted["noun"], others])
         names = [self.identities.get(identity(facts["noun"], facts["style"]), _UNKNOWN) for facts in batch.facts]
         plain = [number if facts["hue"] == "0" else _UNKNOWN for number, facts in zip(names, batch.facts, strict=True)]
         logits["identity"] = self.recipe.identity_scale * cosines
         wanted["identity"] = torch.tensor(plain + names, device=device)
         parts = {
-            "region": F.binary_cross_entropy_with_logits(segmented.float(), regions),
-            **{
-                name: F.cross_entropy(logit.float(), wanted[name], ignore_index=_UNKNOWN)
-                for name, logit in logits.items()
-                if (wanted[name] != _UNKNOWN).any()
-            },
+            name: F.binary_cross_entropy_with_logits(segmented[:, number].float(), regions[:, number])
+            for number, name in enumerate(REGIONS[: segmented.shape[1]])
+        } | {
+            name: F.cross_entropy(logit.float(), wanted[name], ignore_index=_UNKNOWN)
+            for name, logit in logits.items()
+            if (wanted[name] != _UNKNOWN).any()
         }
         return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
 
-    def _wanted(self, batch: Batch, name: str) -> Tensor:
+    def _wanted(self, batch: Batch, name: str, of: str = "") -> Tensor:
+        """Return the numbers of labels, of the kind `name`, that say what is known of each picture under the name `of`."""
         labels = self.model.judges.labels[name]
-        said = [known.get(name, "") for known in batch.facts]
+        said = [known.get(of or name, "") for known in batch.facts]
         numbers = [labels.index(one) if one in labels else _UNKNOWN for one in said]
         return torch.tensor(numbers, device=batch.pixels.device)
 
     def validate(self, model: LearningJudges) -> tuple[dict[str, float], Image.Image | None]:
         """Return the segmenter's mean overlap, the accuracies of the labels, and how often a thing is found among them all.
 
-        Held-out drawings, and of the nouns those that are known.
+        Held-out drawings, and of the nouns those that are known; of what is worn and beside also where something is.
         """
         batch = self.held_out
         readings = [model.judges.read(pixels) for pixels in batch.pixels.split(64)]
@@ -126,8 +152,10 @@ class JudgesObjective:
         for name in model.judges.labels:
             wanted = self._wanted(batch, name)
             right = torch.cat([one.logits[name] for one in readings]).argmax(dim=1) == wanted
-            if (wanted != _UNKNOWN).any():
-                figures[name] = float(right[wanted != _UNKNOWN].float().mean())
+            known = {name: wanted != _UNKNOWN}
+            if self.model.judges.labels[name][0] == "":
+                known[f"{name} (there)"] = wanted > 0
+            figures |= {told: float(right[rows].float().mean()) for told, rows in known.items() if rows.any()}
         drawings = model.judges.describe(batch.references, bare_region(batch.references))["identity"]
         closest = (torch.cat([one.identity for one in readings]) @ drawings.T).argmax(dim=1)
         shown = [identity(facts["noun"], facts["style"]) for facts in batch.facts]
