@@ -446,7 +446,7 @@ def test_a_subject_that_is_not_found_is_nowhere(bench, judges, tmp_path, monkeyp
     """Not even on the right, into which the middle of an empty region falls; nor is white like anything."""
     for item in bench.items:
         Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / f"{item.number:04d}.png")
-    monkeypatch.setattr(Judges, "segment", lambda self, pixels: torch.full((len(pixels), SIDE, SIDE), -9.0))
+    monkeypatch.setattr(Judges, "segment", lambda self, pixels: torch.full((len(pixels), 1, SIDE, SIDE), -9.0))
     records = judge(bench, judges, {"subject": tmp_path})
     unseen = [record for record in records if record["row"] in {"subject", "oracle", "copy", "drawn"}]
     for name in ("found", "position", "identity", "similarity", "noun", "colour"):
