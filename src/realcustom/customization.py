@@ -23,6 +23,7 @@ from realcustom.masks import (
     influence_scope,
     influence_threshold,
     overlap,
+    yielding,
 )
 from realcustom.placement import FRAME_SCOPE, first_frame, frame_of, frame_step, place_tokens
 from realcustom.prompts import TextStates
@@ -69,7 +70,7 @@ class Actor:
     references: Sequence[Reference]
     """Its pictures; attention chooses among the tokens of all of them."""
     columns: Tensor
-    """`[b, t]`, 1 on the tokens of each picture's word."""
+    """`[b, t, 1 + n]`, 1 on the tokens of each picture's word and of each of `n` others to which its mask yields."""
     scales: Tensor
     """`[b]`, what its contribution is multiplied with."""
     given: Tensor | None = None
@@ -109,6 +110,8 @@ class MaskSettings:
     """Bound the relevance instead of the number of cells, as the authors' code can."""
     refined: bool = False
     """Spread the relevance along the UNet's own self-attention (RC++)."""
+    yields: bool = False
+    """Leave cells to other words of the prompt that are clearly meant there, see `masks.yielding`."""
     frozen_after: int | None = None
     """Number of evaluations after which the last mask is kept (RC++); None never."""
     layers: tuple[str, ...] = ()
@@ -182,8 +185,8 @@ class Customization:
 
     @property
     def columns(self) -> Tensor:
-        """All words' columns, `[b, t, s]`."""
-        return torch.stack([actor.columns for actor in self.actors], dim=-1)
+        """All actors' columns, `[b, t, s]`."""
+        return torch.cat([actor.columns for actor in self.actors], dim=-1)
 
     def watch(self, behind: int = 0) -> None:
         """Let the UNet record where the words look, if a next mask comes from there.
@@ -340,11 +343,19 @@ class Customization:
         """Return the relevance of a word, its mask, and the mask that frames its subject, each `[b, h, w]`."""
         settings = self.settings
         refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.refined else None
-        maps = [layer[..., number] for layer in self.tap.maps.values()]
-        relevance = aggregate(maps, normalization=settings.normalization, size=self.grid, refine=refine)
+        first = sum(before.columns.shape[-1] for before in self.actors[:number])
+        relevance, *others = (
+            aggregate(
+                [layer[..., first + column] for layer in self.tap.maps.values()],
+                normalization=settings.normalization, size=self.grid, refine=refine,
+            )
+            for column in range(actor.columns.shape[-1])
+        )  # fmt: skip
         bounded = influence_threshold if settings.threshold else influence_scope
         scope = settings.scope_at(self.reached)
         mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
+        if others:
+            mask = yielding(mask, relevance, torch.stack(others, dim=-1))
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         if actor.given is not None:
             mask, framing = (combine(one, actor.given, actor.mode) for one in (mask, framing))

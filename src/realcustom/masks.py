@@ -23,6 +23,9 @@ MaskMode = Literal["replace", "intersect", "union"]
 """How a given mask and the word's go together."""
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 
+YIELDS_FROM = 0.4
+"""Share of its largest relevance from which on a word is clearly meant in a cell."""
+
 _EPSILON = 1e-6
 """Keeps an all-zero map finite; the authors add the same number, so a peak is a little below 1."""
 
@@ -151,6 +154,24 @@ def influence_threshold(
     """
     bound = 1 - mask_scope
     return (relevance > bound).to(relevance) if binary else relevance * (relevance >= bound)
+
+
+def yielding(
+    mask: Float[Tensor, "b h w"], relevance: Float[Tensor, "b h w"], others: Float[Tensor, "b h w n"]
+) -> Float[Tensor, "b h w"]:
+    """Leave every cell in which another word of the prompt is clearly meant to that word.
+
+    What the sentence puts on the subject, or before it, is then not painted over. A word is clearly meant in a cell if its
+    relevance there is at least `YIELDS_FROM` of its largest, and no less of it than that of the subject's word of its own.
+
+    Args:
+        mask: where the subject may act.
+        relevance: of the subject's word.
+        others: of `n` other words; 0 everywhere where a prompt has fewer of them.
+    """
+    own = _normalized(relevance, "max")[..., None]
+    theirs = others / (others.amax(dim=(1, 2), keepdim=True) + _EPSILON)
+    return mask * ~((theirs >= YIELDS_FROM) & (theirs >= own)).any(dim=-1)
 
 
 def combine(found: Float[Tensor, "b h w"], given: Float[Tensor, "b h w"], mode: MaskMode) -> Float[Tensor, "b h w"]:

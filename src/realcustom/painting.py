@@ -149,6 +149,7 @@ class Painter:
             "final_mask_scope": config.final_mask_scope,
             "token_ratio": config.token_ratio,
             "mask_binary": config.mask_binary,
+            "mask_yields": config.mask_yields,
             "guidance": config.guidance,
             "mask_frozen_after": config.mask_frozen_after,
             "subject_scale": 1.0,
@@ -269,7 +270,9 @@ def unread_settings(
         unread["final_mask_scope"] = "the mask is frozen in the first half of the run"
     if instead:
         # With the cascade, the source of the mask also says which branches are one batch.
-        of_masks = ("mask_scope", "final_mask_scope", "mask_binary", "mask_frozen_after", "mask_refined", "mask_layers")
+        of_masks = (
+            "mask_scope", "final_mask_scope", "mask_binary", "mask_yields", "mask_frozen_after", "mask_refined", "mask_layers",
+        )  # fmt: skip
         names = of_masks if guidance == "cascade" else (*of_masks, "mask_source")
         unread |= dict.fromkeys(names, f"{instead} takes the place of the word's")
     if guidance == "direct":

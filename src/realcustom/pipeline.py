@@ -127,6 +127,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_normalization: this model's default.
         mask_frozen_after: this model's default.
         mask_binary: whether this model by default gives the whole scope the weight 1.
+        mask_yields: whether this model's masks by default leave cells to other words.
         force_zeros_for_empty_prompt: SDXL's: without a negative prompt the unconditional branch is told zeros.
         mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
             as in RC. A small model's noun may only be found in some of them.
@@ -163,6 +164,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_normalization: str | None = None,
         mask_frozen_after: int | None = None,
         mask_binary: bool = False,
+        mask_yields: bool = False,
         force_zeros_for_empty_prompt: bool = True,
         mask_layers: list[str] = [],  # noqa: B006  (diffusers reads this annotation and default; it is never changed)
     ) -> None:
@@ -181,6 +183,7 @@ class RealCustomPipeline(DiffusionPipeline):
         self.register_to_config(
             **{**defaults_of(adapter), **{name: value for name, value in own.items() if value is not None}},
             mask_binary=mask_binary,
+            mask_yields=mask_yields,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
             mask_layers=list(mask_layers),
         )
@@ -270,6 +273,7 @@ class RealCustomPipeline(DiffusionPipeline):
         final_mask_scope: float | None = None,
         mask_normalization: Normalization | None = None,
         mask_binary: bool | None = None,
+        mask_yields: bool | None = None,
         mask_threshold: bool = False,
         mask_refined: bool = False,
         mask_frozen_after: int | None = None,
@@ -320,6 +324,8 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
+            mask_yields: leave cells of the scope to other words of the prompt that are clearly meant there, see
+                `masks.yielding`, so that what a subject wears is not painted over; the model's default if not given.
             mask_threshold: take 1 minus the scope as the lowest relevance instead of keeping a share of the grid.
             mask_refined: spread the relevance along the UNet's self-attention (RC++).
             mask_frozen_after: keep the mask of this evaluation for all later ones (RC++); 0 is as 1; the model's default if
@@ -359,7 +365,7 @@ class RealCustomPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
             mask_scope=mask_scope, mask_normalization=mask_normalization, mask_frozen_after=mask_frozen_after,
-            mask_binary=mask_binary, final_mask_scope=final_mask_scope, token_ratio=token_ratio,
+            mask_binary=mask_binary, mask_yields=mask_yields, final_mask_scope=final_mask_scope, token_ratio=token_ratio,
         )  # fmt: skip
         num_inference_steps = own["num_inference_steps"]
         strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
@@ -380,8 +386,9 @@ class RealCustomPipeline(DiffusionPipeline):
         check_choice("guidance", own["guidance"], FORMS)
         check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        flags = {"mask_binary": own["mask_binary"], "mask_threshold": mask_threshold, "mask_refined": mask_refined}
-        for name, flag in flags.items():
+        for name in ("mask_binary", "mask_yields"):
+            check_flag(name, own[name])
+        for name, flag in (("mask_threshold", mask_threshold), ("mask_refined", mask_refined)):
             check_flag(name, flag)
         shortcuts = self.shortcuts(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
         self._check_compat(compat, own["guidance"], mask_source)
@@ -405,15 +412,15 @@ class RealCustomPipeline(DiffusionPipeline):
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
         portraits, actors = [], []
-        for role, said in zip(cast, words, strict=True):
-            columns = word_columns(said, text.states.shape[1]).repeat_interleave(num_images_per_prompt, dim=0)
+        every = word_columns(prompts, words, self.tokenizer, text.states.shape[1], later=own["mask_yields"])
+        for role, columns in zip(cast, every, strict=True):
             seen, references = self._references(role, samples, dtype, squashed=bool(compat))
             given = None if role[0].mask is None else given_mask(role[0].mask, samples, mask_grid, device)
             scales = torch.tensor([one.scale for one in role]).repeat_interleave(num_images_per_prompt)
             actors.append(
                 Actor(
                     references,
-                    columns.to(device),
+                    columns.repeat_interleave(num_images_per_prompt, dim=0).to(device),
                     (scales * torch.tensor(subject_scales)).to(device),
                     given,
                     role[0].mask_mode,
@@ -443,7 +450,7 @@ class RealCustomPipeline(DiffusionPipeline):
             if actors:
                 settings = MaskSettings(
                     scope=own["mask_scope"], final_scope=own["final_mask_scope"], binary=own["mask_binary"],
-                    normalization=own["mask_normalization"],
+                    normalization=own["mask_normalization"], yields=own["mask_yields"],
                     threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"],
                     layers=tuple(config.mask_layers),
                 )  # fmt: skip

@@ -187,8 +187,10 @@ class SpokenWord:
     text: str
     start: int
     """Its first character in the prompt."""
+    tokens: tuple[int, ...]
+    """Positions of its tokens in the encoded prompt, counted from 0, the start token included; none where it is not read."""
     pieces: tuple[str, ...]
-    """Its tokens as the tokenizer spells them; empty where it is not read."""
+    """Its tokens as the tokenizer spells them."""
     read: bool
     """Whether all of it lies within the tokens that the text encoder reads, so that it can carry a subject."""
     occurrence: int
@@ -206,21 +208,54 @@ def spoken_words(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[Spoken
     words, letters = [], _Letters.of(prompt)
     for match in _WORD.finditer(letters.text):
         begin, last, finish = letters.span(match)
-        own = [(span, piece) for span, piece in spans if span[0] < finish and begin < span[1] > span[0]]
-        read = bool(own) and own[-1][0][1] > last
+        tokens = [place for place, (span, _) in enumerate(spans) if span[0] < finish and begin < span[1] > span[0]]
+        read = bool(tokens) and spans[tokens[-1]][0][1] > last
         alike = [found.start() for found in _pattern(match.group()).finditer(letters.text)]
-        pieces = tuple(piece for _, piece in own)
+        pieces = tuple(spans[place][1] for place in tokens)
         occurrence = alike.index(match.start()) + 1
-        words.append(SpokenWord(prompt[begin:finish], begin, pieces, read, occurrence, len(alike)))
+        words.append(SpokenWord(prompt[begin:finish], begin, tuple(tokens), pieces, read, occurrence, len(alike)))
     return words
 
 
-def word_columns(words: Sequence[TargetWord], num_tokens: int) -> Tensor:
-    """Return `[b, num_tokens]` float32: 1 on each word's tokens, 0 elsewhere."""
-    columns = torch.zeros(len(words), num_tokens)
-    for row, word in enumerate(words):
-        columns[row, list(word.tokens)] = 1.0
-    return columns
+def word_columns(
+    sentences: Sequence[str],
+    words: Sequence[Sequence[TargetWord]],
+    tokenizer: PreTrainedTokenizerBase,
+    num_tokens: int,
+    *,
+    later: bool = False,
+) -> list[Tensor]:
+    """Return where in the encoded prompts each subject's word is, and where the words behind it are.
+
+    Args:
+        sentences: the prompts.
+        words: for each subject its word in each sentence.
+        tokenizer: of the text encoder.
+        num_tokens: how many tokens the encoded prompts have.
+        later: tell also of the other words that a sentence says behind a subject's, those of other subjects apart: of what it
+            wears, of where it is. What stands before the word, as in "a red dog", is said of the subject itself.
+
+    Returns:
+        For each subject `[b, num_tokens, 1 + n]` float32: 1 on the tokens of its word, then on those of each of `n` other
+        words, of which a sentence may have fewer; 0 elsewhere.
+    """
+    spoken = [spoken_words(sentence, tokenizer) if later else [] for sentence in sentences]
+    of_subjects = [{place for word in together for place in word.tokens} for together in zip(*words, strict=True)]
+    every = []
+    for subject in words:
+        told = [
+            [
+                word.tokens,
+                *(one.tokens for one in said if one.start > word.start and one.tokens and taken.isdisjoint(one.tokens)),
+            ]
+            for said, word, taken in zip(spoken, subject, of_subjects, strict=True)
+        ]
+        columns = torch.zeros(len(sentences), num_tokens, max(map(len, told)))
+        for row, ones in enumerate(told):
+            for number, tokens in enumerate(ones):
+                columns[row, list(tokens), number] = 1.0
+        every.append(columns)
+    return every
 
 
 @dataclass(frozen=True)

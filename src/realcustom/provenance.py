@@ -68,6 +68,7 @@ class PictureSettings(Options):
     occurrence: int | None = None
     mask_mode: MaskMode = "replace"
     mask_binary: bool = False
+    mask_yields: bool = False
     guidance: Form = "cascade"
     final_mask_scope: float = 1.0
     mask_frozen_after: int | None = None

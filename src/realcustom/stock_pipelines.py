@@ -159,8 +159,10 @@ class _Attachment:
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
         actors = []
         said = [[(subject.word, subject.occurrence)] * len(prompts) for subject in self.subjects]
-        for subject, words in zip(self.subjects, find_words(prompts, said, self.pipeline.tokenizer), strict=True):
-            columns = word_columns(words, states.shape[1]).repeat_interleave(pictures // len(words), dim=0)
+        tokenizer = self.pipeline.tokenizer
+        words = find_words(prompts, said, tokenizer)
+        every = word_columns(prompts, words, tokenizer, states.shape[1], later=self.settings.yields)
+        for subject, columns in zip(self.subjects, every, strict=True):
             given = None if subject.mask is None else given_mask(subject.mask, pictures, grid, device)
             with torch.no_grad():
                 references = [
@@ -172,7 +174,7 @@ class _Attachment:
             scales = torch.full((pictures,), self.scale * subject.scale, device=device)
             actors.append(
                 Actor(
-                    references, columns.to(device), scales, given,
+                    references, columns.repeat_interleave(pictures // len(prompts), dim=0).to(device), scales, given,
                     mode=subject.mask_mode, start=subject.start, end=subject.end,
                 )
             )  # fmt: skip

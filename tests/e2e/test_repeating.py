@@ -83,6 +83,7 @@ class TestMasks:
             ("--final-mask-scope", "0.1"),
             ("--mask-binary",),
             ("--no-mask-binary",),
+            ("--mask-yields",),
             ("--mask-frozen-after", "2"),
         ],
     )
@@ -196,13 +197,17 @@ class TestReplay:
         code, said = command("replay", "new.png", "subject.png", "--mask", "mask.png")
         assert code == 0, said.err
 
-    def test_a_picture_of_an_older_version_was_not_narrowed(self, generate):
-        def forget(told):
-            return told | {"settings": {key: one for key, one in told["settings"].items() if key != "final_mask_scope"}}
+    def test_in_a_picture_of_an_older_version_masks_were_neither_narrowed_nor_yielded(self, generate):
+        younger = {"final_mask_scope", "mask_yields"}
 
-        assert generate("-o", "new.png", "--final-mask-scope", "0.1")[0] == 0
-        assert read_provenance(Path("new.png")).settings.final_mask_scope == 0.1
-        assert read_provenance(Path(retold("new.png", forget))).settings.final_mask_scope == 1.0
+        def forget(told):
+            return told | {"settings": {key: one for key, one in told["settings"].items() if key not in younger}}
+
+        assert generate("-o", "new.png", "--final-mask-scope", "0.1", "--mask-yields")[0] == 0
+        settings = read_provenance(Path("new.png")).settings
+        assert (settings.final_mask_scope, settings.mask_yields) == (0.1, True)
+        settings = read_provenance(Path(retold("new.png", forget))).settings
+        assert (settings.final_mask_scope, settings.mask_yields) == (1.0, False)
 
     def test_a_model_in_a_folder_has_to_be_given(self, generate, capsys):
         assert generate("-o", "new.png")[0] == 0

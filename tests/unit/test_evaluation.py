@@ -465,7 +465,7 @@ def test_a_folder_with_anything_in_it_belongs_to_its_settings(tmp_path):
 def test_a_folder_of_an_older_version_belongs_to_what_its_pictures_were_made_with(tmp_path):
     (tmp_path / "run.json").write_text('{"model": "one"}')
     (tmp_path / "0001.png").write_bytes(b"")
-    claim(tmp_path, {"model": "one", "final_mask_scope": 1.0, "token_ratio": 0.8})
+    claim(tmp_path, {"model": "one", "final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False})
     with pytest.raises(InputError, match="made with another final_mask_scope, token_ratio; name"):
         claim(tmp_path, {"model": "one", "final_mask_scope": 0.35, "token_ratio": 0.9})
 

@@ -660,6 +660,27 @@ def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, 
     assert MaskSettings(frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
 
 
+def test_a_mask_yields_to_the_words_behind_the_subjects(tiny, subject):
+    pipeline = tiny.pipeline(mask_binary=True, mask_scope=1.0)
+
+    def first(prompt, **more):
+        return pipeline(prompt, subject, "dog", num_inference_steps=1, generator=seeded(0), **more).masks.steps[0]
+
+    whole, yielded = first(PROMPT), first(PROMPT, mask_yields=True)
+    assert whole.min() == 1
+    assert 0 < yielded.sum() < whole.sum()
+    assert torch.equal(first("a red dog", mask_yields=True), whole)  # nothing is behind it
+    together = pipeline(
+        [PROMPT, "a dog"], subject, "dog", num_inference_steps=1, generator=seeded(0, 0), mask_yields=True
+    ).masks.steps[0]
+    assert torch.equal(together, torch.cat([yielded, whole]))
+
+
+def test_that_masks_yield_is_saved_with_a_model(tiny, tmp_path):
+    tiny.pipeline(mask_yields=True).save_pretrained(tmp_path)
+    assert RealCustomPipeline.from_pretrained(tmp_path).config.mask_yields
+
+
 def test_half_of_a_run_is_half_of_its_evaluations(tiny, subject):
     """Heun's four steps are seven evaluations."""
     parts = {**tiny.pipeline().components, "scheduler": tiny.scheduler("HeunDiscreteScheduler")}

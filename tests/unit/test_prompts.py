@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated
-from realcustom.prompts import cut_off, encode_prompts, find_word, spoken_words, word_columns
+from realcustom.prompts import cut_off, encode_prompts, find_word, find_words, spoken_words, word_columns
 
 
 @pytest.fixture
@@ -108,8 +108,27 @@ def test_the_last_token_that_is_read_still_counts(bert):
 
 
 def test_columns_mark_each_prompts_own_word(bert):
-    words = [find_word(prompt, "dog", bert) for prompt in ("a dog", "the red dogs")]
-    assert word_columns(words, 6).tolist() == [[0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
+    prompts = ["a dog", "the red dogs"]
+    (columns,) = word_columns(prompts, find_words(prompts, [[("dog", None)] * 2], bert), bert, 6)
+    assert columns[..., 0].tolist() == [[0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]
+    assert columns.shape == (2, 6, 1)
+
+
+def test_columns_of_the_words_behind_a_subjects_leave_other_subjects_out(bert):
+    prompts = ["a red dog on the red robot", "the robot a dog"]
+    said = [[("dog", None)] * 2, [("robot", None)] * 2]
+    dog, robot = word_columns(prompts, find_words(prompts, said, bert), bert, 10, later=True)
+    assert [column.nonzero()[:, 0].tolist() for column in dog[0].T] == [[3], [4], [5], [6]]  # itself, on, the, red
+    assert [column.nonzero()[:, 0].tolist() for column in dog[1].T] == [[4], [], [], []]
+    assert [column.nonzero()[:, 0].tolist() for column in robot[0].T] == [[7], []]
+    assert [column.nonzero()[:, 0].tolist() for column in robot[1].T] == [[2], [3]]  # itself, a
+
+
+def test_words_that_are_not_read_have_no_columns(bert):
+    prompt = "a dog " + "on " * 20
+    (columns,) = word_columns([prompt], find_words([prompt], [[("dog", None)]], bert), bert, 16, later=True)
+    assert columns.shape == (1, 16, 1 + 12)
+    assert columns.sum(dim=(0, 1)).eq(1).all()
 
 
 def test_padding_is_masked_and_so_changes_no_state(tiny, bert):

@@ -317,7 +317,7 @@ def test_a_mode_of_masks_beside_subjects_is_refused(pipe):
         pipe(PROMPT, subjects=[DOG], mask_mode="union")
 
 
-@pytest.mark.parametrize("flag", ["mask_threshold", "mask_refined", "mask_binary"])
+@pytest.mark.parametrize("flag", ["mask_threshold", "mask_refined", "mask_binary", "mask_yields"])
 def test_a_flag_is_true_or_false(run, flag):
     with pytest.raises(InputError, match=flag):
         run(DOG, **{flag: "yes"})

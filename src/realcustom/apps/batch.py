@@ -18,6 +18,7 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.lists import NEEDED, read_rows
 from realcustom.apps.outputs import keep, require_folder, save, slug
 from realcustom.apps.picture_options import (
+    FLAGS,
     MASK_OPTIONS,
     OPTIONS,
     given_options,
@@ -144,7 +145,7 @@ def _check_kinds(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         if name in _TEXTS and not isinstance(value, str):
             raise InputError(f"{name} must be a text, but is {value!r}")
-        if isinstance(value, bool) and name in OPTIONS and name != "mask-binary":
+        if isinstance(value, bool) and name in OPTIONS and name not in FLAGS:
             raise InputError(f"{name} cannot be true or false, but is {value!r}")
         for text in (name, value):
             if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):

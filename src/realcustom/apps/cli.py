@@ -321,6 +321,11 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
         "--mask-binary", action=argparse.BooleanOptionalAction,
         help="whether the subject acts alike in the whole scope; as the model has it if not given",
     )  # fmt: skip
+    add(
+        "--mask-yields", action=argparse.BooleanOptionalAction,
+        help="whether the subject leaves cells to other words of the prompt that are clearly meant there, such as what it "
+        "wears; as the model has it if not given",
+    )  # fmt: skip
     add("--mask-frozen-after", type=int, metavar="N", help="keep the mask of this step; the model's own if not given")
     add(
         "--mask-source", choices=("text", "encoder", "previous", "generation"),

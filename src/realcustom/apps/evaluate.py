@@ -79,7 +79,7 @@ STICKERS = "stickers"
 _SETTINGS = {one.name for one in fields(Settings)}
 _OF_SUBJECTS = (
     "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary",
-    "mask_refined", "mask_layers", "mask_frozen_after", "mask_source", "token_ratio",
+    "mask_yields", "mask_refined", "mask_layers", "mask_frozen_after", "mask_source", "token_ratio",
 )  # fmt: skip
 """Options that only a RealCustom part reads."""
 

@@ -24,6 +24,7 @@ OPTIONS = {
     "mask-scope": "mask_scope",
     "final-mask-scope": "final_mask_scope",
     "mask-binary": "mask_binary",
+    "mask-yields": "mask_yields",
     "token-ratio": "token_ratio",
     "guidance": "guidance",
     "mask-frozen-after": "mask_frozen_after",
@@ -35,6 +36,9 @@ OPTIONS = {
     "height": "height",
 }
 """Options of the command, and their names in `PictureSettings`."""
+
+FLAGS = ("mask-binary", "mask-yields")
+"""Those that are true or false."""
 
 MASK_OPTIONS = {"mask": "mask", "mask-mode": "mask_mode"}
 """Those of a mask that is given."""

@@ -32,6 +32,7 @@ class Settings:
     mask_scope: float | None = None
     final_mask_scope: float | None = None
     mask_binary: bool | None = None
+    mask_yields: bool | None = None
     mask_refined: bool | None = None
     mask_frozen_after: int | None = None
     mask_source: MaskSource | None = None
@@ -45,7 +46,7 @@ class Settings:
         """Return what calls with a subject are given, too."""
         return self._given(
             "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary",
-            "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
+            "mask_yields", "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
         )  # fmt: skip
 
     def _given(self, *names: str) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     }
 
 
-_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8}
+_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False}
 """What a `run.json` of an older version does not say, and what its pictures were made with."""
 
 

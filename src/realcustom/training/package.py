@@ -31,6 +31,7 @@ class ModelDefaults(Options):
     final_mask_scope: Share | None = None
     token_ratio: PositiveShare | None = None
     mask_binary: bool | None = None
+    mask_yields: bool | None = None
     mask_layers: list[str] | None = None
 
 
