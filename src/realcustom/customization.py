@@ -111,7 +111,7 @@ class MaskSettings:
     refined: bool = False
     """Spread the relevance along the UNet's own self-attention (RC++)."""
     yields: bool = False
-    """Leave cells to other words of the prompt that are clearly meant there, see `masks.yielding`."""
+    """Leave cells to other words of the prompt that are attended to far more there, see `masks.yielding`."""
     frozen_after: int | None = None
     """Number of evaluations after which the last mask is kept (RC++); None never."""
     layers: tuple[str, ...] = ()
@@ -344,18 +344,17 @@ class Customization:
         settings = self.settings
         refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.refined else None
         first = sum(before.columns.shape[-1] for before in self.actors[:number])
-        relevance, *others = (
-            aggregate(
-                [layer[..., first + column] for layer in self.tap.maps.values()],
-                normalization=settings.normalization, size=self.grid, refine=refine,
-            )
+        every = [
+            [layer[..., first + column] for layer in self.tap.maps.values()]
             for column in range(actor.columns.shape[-1])
-        )  # fmt: skip
+        ]
+        relevance = aggregate(every[0], normalization=settings.normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.threshold else influence_scope
         scope = settings.scope_at(self.reached)
         mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
-        if others:
-            mask = yielding(mask, relevance, torch.stack(others, dim=-1))
+        if settings.yields:
+            attention = [aggregate(maps, normalization="none", size=self.grid) for maps in every]
+            mask = yielding(mask, torch.stack(attention, dim=-1))
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         if actor.given is not None:
             mask, framing = (combine(one, actor.given, actor.mode) for one in (mask, framing))

@@ -23,8 +23,8 @@ MaskMode = Literal["replace", "intersect", "union"]
 """How a given mask and the word's go together."""
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 
-YIELDS_FROM = 0.4
-"""Share of its largest relevance from which on a word is clearly meant in a cell."""
+YIELDS_TO = 3.0
+"""How many times the attention to the subject's word another word must have, so that a mask leaves the cell to it."""
 
 _EPSILON = 1e-6
 """Keeps an all-zero map finite; the authors add the same number, so a peak is a little below 1."""
@@ -156,22 +156,21 @@ def influence_threshold(
     return (relevance > bound).to(relevance) if binary else relevance * (relevance >= bound)
 
 
-def yielding(
-    mask: Float[Tensor, "b h w"], relevance: Float[Tensor, "b h w"], others: Float[Tensor, "b h w n"]
-) -> Float[Tensor, "b h w"]:
-    """Leave every cell in which another word of the prompt is clearly meant to that word.
+def yielding(mask: Float[Tensor, "b h w"], attention: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w"]:
+    """Leave every cell that attends far more to another word of the prompt to that word.
 
-    What the sentence puts on the subject, or before it, is then not painted over. A word is clearly meant in a cell if its
-    relevance there is at least `YIELDS_FROM` of its largest, and no less of it than that of the subject's word of its own.
+    What the sentence puts on the subject, or before it, is then not painted over.
 
     Args:
         mask: where the subject may act.
-        relevance: of the subject's word.
-        others: of `n` other words; 0 everywhere where a prompt has fewer of them.
+        attention: to the subject's word, then to other words, as `aggregate` averages it with the normalization "none"; 0
+            everywhere where a prompt has fewer of them.
+
+    Returns:
+        The mask without the cells in which some word has more than `YIELDS_TO` times the attention of the subject's.
     """
-    own = _normalized(relevance, "max")[..., None]
-    theirs = others / (others.amax(dim=(1, 2), keepdim=True) + _EPSILON)
-    return mask * ~((theirs >= YIELDS_FROM) & (theirs >= own)).any(dim=-1)
+    own, others = attention[..., :1], attention[..., 1:]
+    return mask * ~(others > YIELDS_TO * own).any(dim=-1)
 
 
 def combine(found: Float[Tensor, "b h w"], given: Float[Tensor, "b h w"], mode: MaskMode) -> Float[Tensor, "b h w"]:

@@ -324,7 +324,7 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
-            mask_yields: leave cells of the scope to other words of the prompt that are clearly meant there, see
+            mask_yields: leave cells of the scope to other words of the prompt that are attended to far more there, see
                 `masks.yielding`, so that what a subject wears is not painted over; the model's default if not given.
             mask_threshold: take 1 minus the scope as the lowest relevance instead of keeping a share of the grid.
             mask_refined: spread the relevance along the UNet's self-attention (RC++).

@@ -33,17 +33,15 @@ def test_aggregate_is_the_reference(normalization, batch, shapes, size):
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_a_cell_in_which_another_word_is_meant_at_least_as_clearly_is_left_to_it():
-    mask = torch.tensor([[[1.0, 0.7, 1.0, 1.0, 0.0]]])
-    own = torch.tensor([[[4.0, 4.0, 8.0, 0.0, 2.0]]])  # of its largest: .5, .5, 1, 0, .25
-    hat = torch.tensor([[[0.1, 0.3, 0.35, 0.0, 0.5]]])  # .2, .6, .7, 0, 1
-    faint = torch.tensor([[[1.0, 0.0, 0.0, 0.39, 0.0]]])  # 1, 0, 0, .39, 0
-    nothing = torch.zeros(1, 1, 5)
-    left = yielding(mask, own, torch.stack([hat, nothing], dim=-1))
-    assert left.tolist() == [[[1, 0, 1, 1, 0]]]
-    assert yielding(mask, own, torch.stack([faint], dim=-1)).tolist() == [[[0, mask[0, 0, 1].item(), 1, 1, 0]]]
-    assert torch.equal(yielding(mask, own, nothing[..., None]), mask)
-    assert torch.equal(yielding(mask, own, torch.stack([hat * 7, nothing], dim=-1)), left)
+def test_a_cell_that_attends_far_more_to_another_word_is_left_to_it():
+    mask = torch.tensor([[[1.0, 0.7, 1.0, 1.0, 0.0, 0.5]]])
+    own = torch.tensor([[[0.2, 0.2, 0.2, 0.0, 0.2, 0.2]]])
+    hat = torch.tensor([[[0.1, 0.61, 0.59, 0.0, 0.9, 0.2]]])
+    beach = torch.tensor([[[0.7, 0.0, 0.2, 0.0, 0.0, 0.0]]])
+    expected = [[[0, 0, 1, 1, 0, 0.5]]]  # three times .2 is .6
+    assert yielding(mask, torch.stack([own, hat, beach], dim=-1)).tolist() == expected
+    assert yielding(mask, torch.stack([own, torch.zeros_like(own), hat, beach], dim=-1)).tolist() == expected
+    assert torch.equal(yielding(mask, own[..., None]), mask)
 
 
 @pytest.mark.parametrize("binary", [False, True])

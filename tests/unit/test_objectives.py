@@ -30,7 +30,7 @@ from realcustom.training.adapter import (
 from realcustom.training.autoencoder import AutoencoderObjective, AutoencoderRecipe
 from realcustom.training.base import BaseObjective, BaseRecipe, chance, localisation, measure_text_only, noun_columns
 from realcustom.training.diffusion import make_noisy
-from realcustom.training.judges import JudgesObjective, JudgesRecipe, true_regions
+from realcustom.training.judges import JudgesObjective, JudgesRecipe, softened, true_regions
 from realcustom.training.loop import train
 
 ADAPTER = {"feature_dim": 16, "token_dim": 16, "scoring_dim": 8, "placed": True}
@@ -346,6 +346,14 @@ class TestJudges:
         assert beside[1].sum() == 0
         with pytest.raises(InputError, match="a source that knows where its things are"):
             true_regions(replace(batch(), foregrounds=None))
+
+    def test_scenes_are_shown_as_soft_as_smaller_pictures(self):
+        board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+        soft = softened(board.expand(64, 3, 16, 16), 2, torch.Generator().manual_seed(0))
+        sharp = torch.tensor([torch.equal(one[0], board) for one in soft])
+        assert 16 < sharp.sum() < 48
+        assert soft[~sharp].abs().max() < 0.4  # the board is grey from afar
+        assert torch.equal(softened(board.expand(2, 3, 16, 16), 1, torch.Generator()), board.expand(2, 3, 16, 16))
 
     def test_its_noun_is_learned_beside_the_things(self, objective):
         def learned(*facts):

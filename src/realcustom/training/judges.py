@@ -33,6 +33,9 @@ class JudgesRecipe(Recipe):
     """Arguments of `Judges` beside its labels."""
     identity_scale: PositiveFloat = 16.0
     """Steepness of the softmax over cosines between an embedding and every identity."""
+    softest: PositiveInt = 1
+    """Scenes are shown as soft as pictures of a size that is a random whole number of times smaller, at most so many: what
+    judges see later is not drawn as sharply as what they learn from."""
     validation_examples: PositiveInt = 256
 
 
@@ -78,6 +81,20 @@ def true_regions(batch: Batch) -> Tensor:
     return torch.stack([batch.regions, beside], dim=1)
 
 
+def softened(pixels: Tensor, softest: int, generator: torch.Generator) -> Tensor:
+    """Return pictures `[b, 3, h, w]`, each made smaller by a random factor of 1 to `softest`, and as large as before again."""
+    factors = torch.randint(1, softest + 1, (len(pixels),), generator=generator).tolist()
+    height, width = pixels.shape[-2:]
+    soft = []
+    for row, factor in enumerate(factors):
+        one = pixels[row, None]
+        if factor > 1:
+            one = F.interpolate(one, (height // factor, width // factor), mode="bilinear", antialias=True)
+            one = F.interpolate(one, (height, width), mode="bilinear")
+        soft.append(one)
+    return torch.cat(soft)
+
+
 class JudgesObjective:
     """Cross-entropy of every judge."""
 
@@ -113,7 +130,8 @@ class JudgesObjective:
     def loss(self, model: LearningJudges, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of the judges' cross-entropies."""
         device, regions = batch.pixels.device, true_regions(batch)
-        segmented, logits, cosines = model(batch.pixels, batch.references, regions)
+        pixels = softened(batch.pixels, self.recipe.softest, generator)
+        segmented, logits, cosines = model(pixels, batch.references, regions)
         wanted = {name: self._wanted(batch, name) for name in logits}
         others = self._wanted(batch, "noun", of="beside")[regions[:, 1].flatten(1).any(dim=1)]
         wanted["noun"] = torch.cat([wanted["noun"], others])
