@@ -90,6 +90,7 @@ TABLES: dict[str, dict[str, Variant]] = {
     "mask": {
         "no mask": Variant({}, everywhere=True),
         **_values("mask_frozen_after", 3, 9),
+        "yields to no word": Variant({"mask_yields": False}),
         "refined by self-attention": Variant({"mask_refined": True}),
         **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
         "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),

@@ -83,7 +83,7 @@ def main() -> None:
         tokens = adapter.tokens(random(1, TOKENS, FEATURES), random(1, 4 * TOKENS, FEATURES))
         reference = Reference(tokens, adapter.keys_values(tokens))
         encoded = time.monotonic() - started
-        columns = torch.zeros(1, 77)
+        columns = torch.zeros(1, 77, 1)
         columns[0, 2] = 1
         grid = attention_grid(unet, (side, side))
         settings = MaskSettings(normalization="min_max_per_layer")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 from realcustom.adapter import RealCustomAdapter
@@ -111,7 +111,7 @@ class MaskSettings:
     refined: bool = False
     """Spread the relevance along the UNet's own self-attention (RC++)."""
     yields: bool = False
-    """Leave cells to other words of the prompt that are attended to far more there, see `masks.yielding`."""
+    """Leave cells to words behind the subject's that stand out far more there, see `masks.yielding`."""
     frozen_after: int | None = None
     """Number of evaluations after which the last mask is kept (RC++); None never."""
     layers: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ class Customization:
 
     @property
     def columns(self) -> Tensor:
-        """All actors' columns, `[b, t, s]`."""
+        """All actors' columns side by side, `[b, t, k]`."""
         return torch.cat([actor.columns for actor in self.actors], dim=-1)
 
     def watch(self, behind: int = 0) -> None:
@@ -344,17 +344,16 @@ class Customization:
         settings = self.settings
         refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.refined else None
         first = sum(before.columns.shape[-1] for before in self.actors[:number])
-        every = [
-            [layer[..., first + column] for layer in self.tap.maps.values()]
-            for column in range(actor.columns.shape[-1])
-        ]
-        relevance = aggregate(every[0], normalization=settings.normalization, size=self.grid, refine=refine)
+        maps = [layer[..., first : first + actor.columns.shape[-1]] for layer in self.tap.maps.values()]
+        words = [layer[..., 0] for layer in maps]
+        relevance = aggregate(words, normalization=settings.normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.threshold else influence_scope
         scope = settings.scope_at(self.reached)
         mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
         if settings.yields:
-            attention = [aggregate(maps, normalization="none", size=self.grid) for maps in every]
-            mask = yielding(mask, torch.stack(attention, dim=-1))
+            every = [rearrange(layer, "b h w k -> (b k) h w") for layer in maps]
+            attention = aggregate(every, normalization="none", size=self.grid)
+            mask = yielding(mask, rearrange(attention, "(b k) h w -> b h w k", b=len(mask)))
         framing = influence_scope(relevance, mask_scope=FRAME_SCOPE)
         if actor.given is not None:
             mask, framing = (combine(one, actor.given, actor.mode) for one in (mask, framing))

@@ -23,8 +23,8 @@ MaskMode = Literal["replace", "intersect", "union"]
 """How a given mask and the word's go together."""
 MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 
-YIELDS_TO = 3.0
-"""How many times the attention to the subject's word another word must have, so that a mask leaves the cell to it."""
+YIELDS_TO = 2.0
+"""How many times as much as the subject's another word must stand out in a cell, so that a mask leaves the cell to it."""
 
 _EPSILON = 1e-6
 """Keeps an all-zero map finite; the authors add the same number, so a peak is a little below 1."""
@@ -157,9 +157,10 @@ def influence_threshold(
 
 
 def yielding(mask: Float[Tensor, "b h w"], attention: Float[Tensor, "b h w n"]) -> Float[Tensor, "b h w"]:
-    """Leave every cell that attends far more to another word of the prompt to that word.
+    """Leave every cell that another word of the prompt stands out in far more than the subject's to that word.
 
-    What the sentence puts on the subject, or before it, is then not painted over.
+    What the sentence puts on the subject, or in front of it, is then not painted over. How much a word stands out in a cell
+    is the attention to it there over its mean in the whole grid, so that words that are attended to everywhere take nothing.
 
     Args:
         mask: where the subject may act.
@@ -167,10 +168,10 @@ def yielding(mask: Float[Tensor, "b h w"], attention: Float[Tensor, "b h w n"]) 
             everywhere where a prompt has fewer of them.
 
     Returns:
-        The mask without the cells in which some word has more than `YIELDS_TO` times the attention of the subject's.
+        The mask without the cells in which some word stands out more than `YIELDS_TO` times as much as the subject's.
     """
-    own, others = attention[..., :1], attention[..., 1:]
-    return mask * ~(others > YIELDS_TO * own).any(dim=-1)
+    standing_out = attention / (attention.mean(dim=(1, 2), keepdim=True) + _EPSILON)
+    return mask * ~(standing_out[..., 1:] > YIELDS_TO * standing_out[..., :1]).any(dim=-1)
 
 
 def combine(found: Float[Tensor, "b h w"], given: Float[Tensor, "b h w"], mode: MaskMode) -> Float[Tensor, "b h w"]:

@@ -127,7 +127,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_normalization: this model's default.
         mask_frozen_after: this model's default.
         mask_binary: whether this model by default gives the whole scope the weight 1.
-        mask_yields: whether this model's masks by default leave cells to other words.
+        mask_yields: whether this model's masks by default leave cells to words behind the subject's.
         force_zeros_for_empty_prompt: SDXL's: without a negative prompt the unconditional branch is told zeros.
         mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
             as in RC. A small model's noun may only be found in some of them.
@@ -324,7 +324,7 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
-            mask_yields: leave cells of the scope to other words of the prompt that are attended to far more there, see
+            mask_yields: leave cells of the scope to words behind the subject's that stand out far more there, see
                 `masks.yielding`, so that what a subject wears is not painted over; the model's default if not given.
             mask_threshold: take 1 minus the scope as the lowest relevance instead of keeping a share of the grid.
             mask_refined: spread the relevance along the UNet's self-attention (RC++).
@@ -386,9 +386,11 @@ class RealCustomPipeline(DiffusionPipeline):
         check_choice("guidance", own["guidance"], FORMS)
         check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        for name in ("mask_binary", "mask_yields"):
-            check_flag(name, own[name])
-        for name, flag in (("mask_threshold", mask_threshold), ("mask_refined", mask_refined)):
+        flags = {
+            **{name: own[name] for name in ("mask_binary", "mask_yields")},
+            "mask_threshold": mask_threshold, "mask_refined": mask_refined,
+        }  # fmt: skip
+        for name, flag in flags.items():
             check_flag(name, flag)
         shortcuts = self.shortcuts(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
         self._check_compat(compat, own["guidance"], mask_source)

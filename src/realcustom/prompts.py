@@ -188,7 +188,8 @@ class SpokenWord:
     start: int
     """Its first character in the prompt."""
     tokens: tuple[int, ...]
-    """Positions of its tokens in the encoded prompt, counted from 0, the start token included; none where it is not read."""
+    """Positions of its tokens in the encoded prompt, counted from 0, the start token included; none where nothing of it is
+    read."""
     pieces: tuple[str, ...]
     """Its tokens as the tokenizer spells them."""
     read: bool
@@ -246,7 +247,7 @@ def word_columns(
         told = [
             [
                 word.tokens,
-                *(one.tokens for one in said if one.start > word.start and one.tokens and taken.isdisjoint(one.tokens)),
+                *(one.tokens for one in said if one.start > word.start and one.read and taken.isdisjoint(one.tokens)),
             ]
             for said, word, taken in zip(spoken, subject, of_subjects, strict=True)
         ]

@@ -55,6 +55,7 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             ("--final-mask-scope", "0.2", "--steps", "4", "--scheduler", "heun", "--mask-frozen-after", "3"),
             "--final-mask-scope would have no effect, because the mask is frozen in the first half",
         ),
+        (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
         (("--method", "image-prompt", "--mask-layers", "mid_block"), "--mask-layers would have no effect"),
     ],
 )

@@ -139,6 +139,7 @@ class TestBatch:
             ({"mask": "float.tif"}, "float.tif cannot be used: its levels (mode F)"),
             ({"mask": "subject.png", "mask-scope": 0.2}, "mask-scope would have no effect"),
             ({"mask": "subject.png", "mask_mode": "replace", "mask_binary": True}, "mask-binary would have no effect"),
+            ({"mask": "subject.png", "mask_yields": True}, "mask-yields would have no effect"),
             ({"mask": "subject.png", "mask-frozen-after": 1}, "mask-frozen-after would have no effect"),
             (
                 {"guidance": "direct", "subject-guidance-scale": 2},

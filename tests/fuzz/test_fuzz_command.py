@@ -138,7 +138,10 @@ VALUES = {
     "--dtype": st.sampled_from(["float32", "bfloat16", "float64", ""]),
     "--model": st.sampled_from(["model", "model/unet", "subject.png", "", ".", "a\0b", "-", "//", "a/b/c"]),
 }  # fmt: skip
-SWITCHES = st.lists(st.sampled_from(["--save-masks", "--json", "--twin", "--no-metadata"]), unique=True)
+SWITCHES = st.lists(
+    st.sampled_from(["--save-masks", "--json", "--twin", "--no-metadata", "--mask-yields", "--no-mask-binary"]),
+    unique=True,
+)
 
 
 @st.composite

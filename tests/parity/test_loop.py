@@ -70,7 +70,7 @@ def run(parts, scheduler=None, **mask):
     with attached(unet) as tap:
         tap.latent_size, tap.resize = tuple(latent.shape[2:]), resize_mask_by_height
         settings = MaskSettings(**{"scope": LOOP["mask_scope"], "frozen_after": LOOP["mask_reused_step"], **mask})
-        columns = golden["input.target_token"].expand(samples, -1)
+        columns = golden["input.target_token"].expand(samples, -1)[..., None]
         actors = [Actor([references[0]], columns, torch.ones(samples))]
         evaluations = len(scheduler.timesteps)
         customization = Customization(adapter, tap, texts[0], actors, grid, evaluations, settings)

@@ -33,14 +33,14 @@ def test_aggregate_is_the_reference(normalization, batch, shapes, size):
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
 
 
-def test_a_cell_that_attends_far_more_to_another_word_is_left_to_it():
+def test_a_cell_in_which_another_word_stands_out_far_more_is_left_to_it():
     mask = torch.tensor([[[1.0, 0.7, 1.0, 1.0, 0.0, 0.5]]])
-    own = torch.tensor([[[0.2, 0.2, 0.2, 0.0, 0.2, 0.2]]])
-    hat = torch.tensor([[[0.1, 0.61, 0.59, 0.0, 0.9, 0.2]]])
-    beach = torch.tensor([[[0.7, 0.0, 0.2, 0.0, 0.0, 0.0]]])
-    expected = [[[0, 0, 1, 1, 0, 0.5]]]  # three times .2 is .6
+    own = torch.tensor([[[0.2, 0.2, 0.2, 0.1, 0.2, 0.3]]])  # of its mean .2: 1, 1, 1, .5, 1, 1.5
+    hat = torch.tensor([[[0.01, 0.21, 0.19, 0.0, 0.19, 0.0]]])  # of its mean .1: .1, 2.1, 1.9, 0, 1.9, 0
+    beach = torch.tensor([[[0.5, 0.5, 0.5, 0.6, 0.5, 0.4]]])  # everywhere: 1, 1, 1, 1.2, 1, .8
+    expected = [[[1, 0, 1, 0, 0, 0.5]]]
     assert yielding(mask, torch.stack([own, hat, beach], dim=-1)).tolist() == expected
-    assert yielding(mask, torch.stack([own, torch.zeros_like(own), hat, beach], dim=-1)).tolist() == expected
+    assert yielding(mask, torch.stack([own / 9, torch.zeros_like(own), hat, beach], dim=-1)).tolist() == expected
     assert torch.equal(yielding(mask, own[..., None]), mask)
 
 

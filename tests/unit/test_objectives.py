@@ -357,11 +357,16 @@ class TestJudges:
 
     def test_its_noun_is_learned_beside_the_things(self, objective):
         def learned(*facts):
+            torch.manual_seed(0)
             return objective.loss(objective.model, self.batch(*facts), torch.Generator())[1]
 
         assert "noun" not in learned({}, {"worn": "crown"})
         assert "noun" in learned({}, {"beside": "cat"})
-        assert learned({}, {"beside": "cat"})["region beside"] > 0
+        assert learned({}, {"beside": "cat"})["region beside"] != learned({}, {"worn": "crown"})["region beside"]
+
+    def test_scenes_cannot_be_softer_than_one_pixel(self, objective):
+        with pytest.raises(InputError, match="softest is 33, but pictures have 32 pixels a side"):
+            JudgesObjective(objective.recipe.model_copy(update={"softest": 33}), Scenes())
 
 
 class TestDevices:

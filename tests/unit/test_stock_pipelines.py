@@ -10,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
+from realcustom import masks
 from realcustom.attention import cross_attention_layers
 from realcustom.customization import MaskSettings
 from realcustom.errors import InputError, WordNotFound
@@ -324,6 +325,19 @@ def test_a_mask_may_be_given(pipe, sd, adapter, subject, size, mode):
     set_realcustom_subject(pipe, subject, "dog", mask=mask, mask_mode=mode)
     made = call(pipe, num_images_per_prompt=2, num_inference_steps=2, latents=torch.cat([noise(32), noise(32, 4)]))
     torch.testing.assert_close(made, expected.images, atol=2e-3, rtol=1e-3)
+
+
+def test_masks_yield_as_in_the_own_pipeline(pipe, sd, adapter, subject, monkeypatch):
+    monkeypatch.setattr(masks, "YIELDS_TO", 1.005)  # an untrained model looks at all words nearly alike
+    ours = quiet(RealCustomPipeline(**sd, adapter=adapter, mask_yields=True, mask_scope=1.0))
+    expected = ours(PROMPT, subject, "dog", num_images_per_prompt=2, num_inference_steps=2, guidance_scale=4.0,
+                    output_type="latent", latents=torch.cat([noise(32), noise(32, 4)]))  # fmt: skip
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=1.0, yields=True))
+    call(pipe, num_images_per_prompt=2, num_inference_steps=2, latents=torch.cat([noise(32), noise(32, 4)]))
+    made = realcustom_masks(pipe).steps[0] > 0
+    assert (made == (expected.masks.steps[0] > 0)).float().mean() > 0.95
+    assert 0 < made.sum() < made.numel()
 
 
 @pytest.mark.parametrize("settings", [MaskSettings(refined=True), MaskSettings(layers=("mid_block",))])

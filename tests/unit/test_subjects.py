@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from realcustom import SavedSubject, Subject
+from realcustom import SavedSubject, Subject, masks
 from realcustom.errors import InputError
 from realcustom.masks import exclusive
 
@@ -67,6 +67,13 @@ def test_the_order_of_subjects_does_not_matter(run):
     one, other = run(DOG, CAT), run(CAT, DOG)
     np.testing.assert_allclose(one.images, other.images, atol=1e-4)
     torch.testing.assert_close(one.masks.each, other.masks.each.flip(1), atol=1e-4, rtol=0)
+
+
+def test_each_subjects_mask_yields_to_the_words_behind_its_own(run, monkeypatch):
+    monkeypatch.setattr(masks, "YIELDS_TO", 1.0)  # an untrained model attends to all words nearly alike
+    one, other = (run(*order, mask_yields=True, mask_scope=1.0).masks.each for order in ((DOG, CAT), (CAT, DOG)))
+    torch.testing.assert_close(one, other.flip(1), atol=1e-4, rtol=0)
+    assert (one > 0).sum() < (run(DOG, CAT, mask_scope=1.0).masks.each > 0).sum()
 
 
 def test_a_subject_of_scale_zero_leaves_the_other_its_words_mask(run):

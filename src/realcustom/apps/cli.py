@@ -323,8 +323,8 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--mask-yields", action=argparse.BooleanOptionalAction,
-        help="whether the subject leaves cells to other words of the prompt that are attended to far more there, such as "
-        "what it wears; as the model has it if not given",
+        help="whether the subject leaves cells to words behind its own that stand out far more there, such as what it "
+        "wears; as the model has it if not given",
     )  # fmt: skip
     add("--mask-frozen-after", type=int, metavar="N", help="keep the mask of this step; the model's own if not given")
     add(

@@ -147,10 +147,10 @@ class _Making:
         # Where workers make the pictures, this machine only says of which model they are.
         here = opening if options.ray is None else replace(opening, device="cpu")
         self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
-        if not tuned:
-            _refuse_unread(options, self.method.pipeline, "a mask of the whole picture" if opening.everywhere else "")
         with told_by_option():
             rehearse(self.method.pipeline, options.steps or self.method.pipeline.config.num_inference_steps)
+        if not tuned:
+            _refuse_unread(options, self.method.pipeline, "a mask of the whole picture" if opening.everywhere else "")
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)

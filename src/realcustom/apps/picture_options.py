@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from realcustom.errors import InputError, did_you_mean
+from realcustom.provenance import PictureSettings
 
 OPTIONS = {
     "prompt": "prompt",
@@ -37,7 +38,7 @@ OPTIONS = {
 }
 """Options of the command, and their names in `PictureSettings`."""
 
-FLAGS = ("mask-binary", "mask-yields")
+FLAGS = tuple(option for option, name in OPTIONS.items() if PictureSettings.model_fields[name].annotation is bool)
 """Those that are true or false."""
 
 MASK_OPTIONS = {"mask": "mask", "mask-mode": "mask_mode"}

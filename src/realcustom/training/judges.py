@@ -52,8 +52,7 @@ class LearningJudges(nn.Module):
 
         Those of the noun are of the scenes' things, then of what is beside them where something is.
         """
-        (thing, beside), count = regions.unbind(1), len(pixels)
-        there = beside.flatten(1).any(dim=1)
+        (thing, beside), count, there = regions.unbind(1), len(pixels), shown_beside(regions)
         crops = [subject_crops(pixels, thing), subject_crops(drawings, bare_region(drawings))]
         if there.any():
             crops.append(subject_crops(pixels[there], beside[there]))
@@ -81,6 +80,11 @@ def true_regions(batch: Batch) -> Tensor:
     return torch.stack([batch.regions, beside], dim=1)
 
 
+def shown_beside(regions: Tensor) -> Tensor:
+    """Return of `regions [b, 2, h, w]` whether what is beside the thing covers most of any pixel, `[b]` bool."""
+    return (regions[:, 1] >= 0.5).flatten(1).any(dim=1)
+
+
 def softened(pixels: Tensor, softest: int, generator: torch.Generator) -> Tensor:
     """Return pictures `[b, 3, h, w]`, each made smaller by a random factor of 1 to `softest`, and as large as before again."""
     factors = torch.randint(1, softest + 1, (len(pixels),), generator=generator).tolist()
@@ -104,6 +108,8 @@ class JudgesObjective:
             raise InputError(
                 f"judges learn from bare drawings: data.reference must be drawing, not {recipe.data.reference}"
             )
+        if recipe.softest > recipe.data.resolution:
+            raise InputError(f"softest is {recipe.softest}, but pictures have {recipe.data.resolution} pixels a side")
         places = [place.name for place in PLACES]
         nouns = sorted({drawing.noun for drawing in vocabulary() if not drawing.held_out})
         labels = {"places": places, "nouns": nouns, "colours": list(HUES)}
@@ -133,7 +139,7 @@ class JudgesObjective:
         pixels = softened(batch.pixels, self.recipe.softest, generator)
         segmented, logits, cosines = model(pixels, batch.references, regions)
         wanted = {name: self._wanted(batch, name) for name in logits}
-        others = self._wanted(batch, "noun", of="beside")[regions[:, 1].flatten(1).any(dim=1)]
+        others = self._wanted(batch, "noun", of="beside")[shown_beside(regions)]
         wanted["noun"] = torch.cat([wanted["noun"], others])
         names = [self.identities.get(identity(facts["noun"], facts["style"]), _UNKNOWN) for facts in batch.facts]
         plain = [number if facts["hue"] == "0" else _UNKNOWN for number, facts in zip(names, batch.facts, strict=True)]
