@@ -88,7 +88,7 @@ class Painter:
         self.name = place.folder.resolve().name if place.kind == "folder" else place.name  # a picture tells no path
         self.weights = model_hash(pipeline)
         self._own_scheduler = pipeline.scheduler
-        self._rehearsed: set[tuple[str, int]] = set()
+        self._evaluations: dict[tuple[str, int], int] = {}
 
     @property
     def dtype(self) -> Dtype:
@@ -183,9 +183,8 @@ class Painter:
         )
         check_least("mask_frozen_after", settings.mask_frozen_after or 0, 0)
         sampler = (settings.scheduler, settings.num_inference_steps)
-        if sampler not in self._rehearsed:
-            rehearse(self.pipeline, settings.num_inference_steps)
-            self._rehearsed.add(sampler)
+        if sampler not in self._evaluations:
+            self._evaluations[sampler] = rehearse(self.pipeline, settings.num_inference_steps)
         said = [(one.word, one.occurrence) for one in settings.subjects] or [
             (settings.subject_word, settings.occurrence)
         ]
@@ -196,14 +195,13 @@ class Painter:
         """Return the settings that a call with these does not read, each with the reason.
 
         Args:
-            settings: complete ones.
+            settings: complete ones, checked.
             masked: of each subject whether a mask is given for it.
         """
         modes = [one.mask_mode for one in settings.subjects] or [settings.mask_mode]
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
-        take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
-        evaluations = evaluations_of(self.pipeline, settings.num_inference_steps)
+        evaluations = self._evaluations[settings.scheduler, settings.num_inference_steps]
         narrowed = MaskSettings(frozen_after=settings.mask_frozen_after).narrows(evaluations)
         return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
 
@@ -372,8 +370,11 @@ def take_scheduler(pipeline: RealCustomPipeline, name: str | None, own: Schedule
         ) from error
 
 
-def rehearse(pipeline: RealCustomPipeline, num_inference_steps: int) -> None:
+def rehearse(pipeline: RealCustomPipeline, num_inference_steps: int) -> int:
     """Let a pipeline's scheduler take all its steps with nothing to sample, so that what it cannot do is known before.
+
+    Returns:
+        How often it evaluates the UNet; some schedulers do twice in a step.
 
     Raises:
         InputError: it cannot take that many, or has no numbers for them.
@@ -392,12 +393,6 @@ def rehearse(pipeline: RealCustomPipeline, num_inference_steps: int) -> None:
             f"{name} has no finite timesteps for num_inference_steps {num_inference_steps} on this model; take another "
             f"number or another scheduler"
         )
-
-
-def evaluations_of(pipeline: RealCustomPipeline, num_inference_steps: int) -> int:
-    """Return how often a pipeline's scheduler evaluates the UNet in so many steps: some do twice in a step."""
-    scheduler = copy.deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(num_inference_steps, device="cpu")
     return len(scheduler.timesteps)
 
 

@@ -387,8 +387,8 @@ class RealCustomPipeline(DiffusionPipeline):
         check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         flags = {
-            **{name: own[name] for name in ("mask_binary", "mask_yields")},
-            "mask_threshold": mask_threshold, "mask_refined": mask_refined,
+            "mask_binary": own["mask_binary"], "mask_yields": own["mask_yields"], "mask_threshold": mask_threshold,
+            "mask_refined": mask_refined,
         }  # fmt: skip
         for name, flag in flags.items():
             check_flag(name, flag)

@@ -42,7 +42,7 @@ from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
-from realcustom.painting import evaluations_of, rehearse, unread_settings
+from realcustom.painting import rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -105,11 +105,10 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
 
-def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, instead: str) -> None:
+def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, evaluations: int, instead: str) -> None:
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
     config = pipeline.config
     frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
-    evaluations = evaluations_of(pipeline, options.steps or config.num_inference_steps)
     narrowed = MaskSettings(frozen_after=frozen).narrows(evaluations)
     unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, instead, narrowed=narrowed)
     refuse_unread(given, [unread])
@@ -147,10 +146,12 @@ class _Making:
         # Where workers make the pictures, this machine only says of which model they are.
         here = opening if options.ray is None else replace(opening, device="cpu")
         self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
+        pipeline = self.method.pipeline
         with told_by_option():
-            rehearse(self.method.pipeline, options.steps or self.method.pipeline.config.num_inference_steps)
+            evaluations = rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
         if not tuned:
-            _refuse_unread(options, self.method.pipeline, "a mask of the whole picture" if opening.everywhere else "")
+            instead = "a mask of the whole picture" if opening.everywhere else ""
+            _refuse_unread(options, pipeline, evaluations, instead)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)
