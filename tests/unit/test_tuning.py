@@ -46,21 +46,23 @@ def changed(before, after):
 
 class TestRecipe:
     @pytest.mark.parametrize(
-        ("name", "prompt", "word", "expected"),
+        ("name", "prompt", "word", "noun", "expected"),
         [
-            ("textual-inversion", "a dog on the beach", "dog", "a <subject> on the beach"),
-            ("textual-inversion", "on a lake, an orange owl", "owl", "on a lake, an orange <subject>"),
-            ("dreambooth", "a picture of an owl in the snow", "owl", "a picture of a red owl in the snow"),
-            ("textual-inversion", "pancakes in the snow", "pancakes", "<subject> in the snow"),
-            ("custom-diffusion", "a cat and a caterpillar", "cat", "a <subject> cat and a caterpillar"),
+            ("textual-inversion", "a dog on the beach", "dog", "dog", "a <subject> on the beach"),
+            ("textual-inversion", "on a lake, an orange owl", "owl", "owl", "on a lake, an orange <subject>"),
+            ("dreambooth", "a picture of an owl in the snow", "owl", "owl", "a picture of a red owl in the snow"),
+            ("textual-inversion", "pancakes in the snow", "pancakes", "pancakes", "<subject> in the snow"),
+            ("custom-diffusion", "a cat and a caterpillar", "cat", "cat", "a <subject> cat and a caterpillar"),
+            ("dreambooth", "an animal in the snow", "animal", "owl", "a red owl in the snow"),
+            ("textual-inversion", "a thing in the snow", "thing", "owl", "a <subject> in the snow"),
         ],
     )
-    def test_a_prompt_calls_the_subject_by_the_phrase(self, name, prompt, word, expected):
-        assert recipe(name).prompt(prompt, word) == expected
+    def test_a_prompt_calls_the_subject_by_the_phrase_as_it_was_learned(self, name, prompt, word, noun, expected):
+        assert recipe(name).prompt(prompt, word, noun) == expected
 
     def test_a_prompt_without_the_word_is_refused(self):
         with pytest.raises(InputError, match="'a dogma' does not say 'dog'"):
-            recipe("dreambooth").prompt("a dogma", "dog")
+            recipe("dreambooth").prompt("a dogma", "dog", "dog")
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -49,7 +49,8 @@ class TuningRecipe(Options):
     """How a base is tuned to one subject."""
 
     phrase: Fixed[str]
-    """What stands for the subject in a prompt; "{word}" in it is what the prompt calls it. "<subject>" is the learned token."""
+    """What stands for the subject in a prompt. In it "{word}" is the subject's noun, whatever the prompt calls it, and
+    "<subject>" the token that is learned."""
     initial: Fixed[str] = "{word}"
     """The words whose mean embedding the learned token begins as."""
     unet: Fixed[Literal["nothing", "keys-values", "everything"]]
@@ -76,15 +77,15 @@ class TuningRecipe(Options):
         return self
 
     def said(self, word: str) -> str:
-        """Return what stands for a subject that a prompt calls `word`."""
+        """Return what stands for a subject that is a `word`."""
         return self.phrase.format(word=word)
 
-    def prompt(self, prompt: str, word: str) -> str:
-        """Return a prompt that calls the subject by the phrase."""
+    def prompt(self, prompt: str, word: str, noun: str) -> str:
+        """Return a prompt that calls the subject by the phrase as it was learned, instead of by `word`."""
         found = re.search(rf"\b{re.escape(word)}\b", prompt)
         if found is None:
             raise InputError(f"the prompt {prompt!r} does not say {word!r}")
-        before, said = prompt[: found.start()], self.said(word)
+        before, said = prompt[: found.start()], self.said(noun)
         article = re.search(r"\ban? $", before)
         if article is not None:  # "an owl", but "a <subject> owl"
             before, said = before[: article.start()], with_article(said)
@@ -281,7 +282,7 @@ class Tuned:
         for _, group in groupby(requests, key=lambda one: one.subjects[0].name):
             own = list(group)
             made = self._tuned(own[0].subjects[0])(
-                [self.recipe.prompt(one.prompt, one.subjects[0].word) for one in own],
+                [self.recipe.prompt(one.prompt, one.subjects[0].word, one.subjects[0].noun) for one in own],
                 generator=[torch.Generator().manual_seed(one.seed) for one in own], **settings.arguments(),
             )  # fmt: skip
             pictures += made.images
