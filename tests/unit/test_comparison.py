@@ -87,6 +87,27 @@ def test_better_lies_above_and_to_the_right():
     assert scatter([], "x", "y") == ""
 
 
+def test_of_a_long_curve_the_ends_are_named():
+    points = [Point(f"scale {number}", [number / 10], [number / 10], "scale") for number in (1, 2, 3)]
+    named = re.findall(r">(scale \d)</text>", scatter(points, "x", "y"))
+    assert named == ["scale 1", "scale 3"]
+    assert ">scale 2</title>" in scatter(points, "x", "y")
+    assert len(re.findall(r">scale \d</text>", scatter(points[:2], "x", "y"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.123, 0.567), ["0.20", "0.30", "0.40", "0.50"]),
+        ((0.9, 0.96), ["0.90", "0.91", "0.92", "0.93", "0.94", "0.95", "0.96"]),
+        ((0.5, 0.5), ["0.50"]),
+    ],
+)
+def test_axes_are_marked_at_round_values(ends, expected):
+    drawn = scatter([Point("a", [ends[0]], [0.3], "a"), Point("b", [ends[1]], [0.3], "b")], "x", "y")
+    assert re.findall(r'y="334">(\d\.\d+)</text>', drawn) == expected
+
+
 def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_path, capsys):
     output = tmp_path / "all.svg"
     command = ["compare", *map(str, folders), "--output", str(output)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,7 +21,7 @@ class Point:
     """Mean, or mean, low and high."""
     similarity: Sequence[float]
     curve: str
-    """Points of one curve are joined in their order and have one colour."""
+    """Points of one curve are joined in their order and have one colour; of more than two, the first and the last are named."""
 
 
 def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
@@ -54,14 +55,16 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
         drawn += (
             f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-opacity=".5"/>' if len(own) > 1 else ""
         )
-        for one in own:
+        for place, one in enumerate(own):
             x, y = across(one.control[0]), up(one.similarity[0])
             for (x1, y1), (x2, y2) in _whiskers(one, across, up):
                 drawn += f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-opacity=".35"/>'
-            drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            drawn += f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{escape(one.name)}</text>'
-    ticks = "".join(f'<text x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.3f}</text>' for tick in across.ends)
-    ticks += "".join(f'<text x="0" y="{up(tick) + 4:.1f}">{tick:.3f}</text>' for tick in up.ends)
+            name = escape(one.name)
+            drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
+            if len(own) <= 2 or place in (0, len(own) - 1):
+                drawn += f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{name}</text>'
+    ticks = "".join(f'<text x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>' for tick in across.ticks())
+    ticks += "".join(f'<text x="0" y="{up(tick) + 4:.1f}">{tick:.2f}</text>' for tick in up.ticks())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-size="12" '
         f'font-family="system-ui, sans-serif">{drawn}{ticks}<text x="{WIDTH // 3}" y="{HEIGHT - 6}">{escape(control)}</text>'
@@ -76,6 +79,12 @@ class _Axis:
         every = [value for one in values for value in one]
         self.ends = min(every), max(every)
         self._start, self._length, self._span = start, end - start, max(self.ends[1] - self.ends[0], 1e-6)
+
+    def ticks(self) -> list[float]:
+        """Return the round values on the axis, few of them, in order."""
+        low, high = self.ends
+        step = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / step <= 6), high - low)
+        return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
     def __call__(self, value: float) -> float:
         return self._start + (value - self.ends[0]) / self._span * self._length
