@@ -4,7 +4,7 @@
 
 Every row of a table is the model as it ships but for what it says; the first one is the model itself. Prints Markdown tables
 with means and 95 % intervals over subjects, and writes every single score beside the pictures. Pictures that are there are
-kept.
+kept. `realcustom compare` takes the folders of the rows, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings, write_lines
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
-from realcustom.loading import load_strictly
+from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
 
 FIGURES = ("similarity", "identity", "control", "mask", "leak", "paste")
@@ -75,7 +75,7 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
 
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
-        **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.65, 0.8, final_mask_scope=1.0),
+        **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.65, 0.8, 1.0, final_mask_scope=1.0),
         **_values("final_mask_scope", 0.25, 0.5, 1.0),
         "soft mask": Variant({"mask_binary": False}),
         "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25, "final_mask_scope": 1.0}),
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
         records = judge(bench, judges, {"subject": folder / "subject"})
         write_lines(records, folder / "records.jsonl")
-        report = summarise(records, bench, about)
+        report = summarise(records, bench, {**about, "judges": fingerprint(judges)})
         (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         return report["rows"]["subject"]
 

@@ -52,7 +52,7 @@ def test_text_alone_is_shown_if_it_is_that_of_all_models(folders):
     assert "(twin)" not in rows_of(reports)
 
 
-def test_evaluations_of_one_method_are_a_curve(folders):
+def test_evaluations_whose_names_differ_in_a_number_are_a_curve(folders):
     drawn = drawing(read_reports(folders))
     assert drawn.count("<polyline") == 1
     colours = re.findall(r'<circle [^>]*fill="(#\w+)"', drawn)

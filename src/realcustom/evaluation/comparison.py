@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -102,10 +101,5 @@ def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float])
 
 
 def drawing(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return similarity against control as an SVG element; evaluations of one method on one model are a curve, in order."""
-    points = points_of(rows_of(reports), "control", "similarity")
-    for number, point in enumerate(points):
-        if told := reports.get(point.name):
-            curve = json.dumps([told.get("method"), told.get("model", told.get("made by"))])
-            points[number] = replace(point, curve=curve)
-    return scatter(points, "control", "similarity")
+    """Return similarity against control as an SVG element."""
+    return scatter(points_of(rows_of(reports), "control", "similarity"), "control", "similarity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,9 +26,9 @@ class Point:
 
 
 def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
-    """Return a point for each of the rows that has both figures, each a curve of its own."""
+    """Return a point for each of the rows that has both figures; those whose names differ in numbers alone are a curve."""
     return [
-        Point(row, figures[control], figures[similarity], row)
+        Point(row, figures[control], figures[similarity], curve=re.sub(r"\d+(\.\d+)?", "", row))
         for row, figures in rows.items()
         if {control, similarity} <= figures.keys()
     ]
@@ -83,7 +84,9 @@ class _Axis:
     def ticks(self) -> list[float]:
         """Return the round values on the axis, few of them, in order."""
         low, high = self.ends
-        step = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / step <= 6), high - low)
+        step = next(
+            (step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / step <= 6), high - low
+        )
         return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
     def __call__(self, value: float) -> float:
