@@ -8,11 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from diffusers import AutoencoderDC
 from huggingface_hub import constants
 
 from realcustom import __version__
 from realcustom.apps import doctor
 from realcustom.apps.cli import main
+from realcustom.errors import InputError
 from realcustom.finding import embedded_folder
 from realcustom.integrity import make_manifest
 from realcustom.training.package import PackageRecipe, package
@@ -76,6 +79,31 @@ def test_a_packaged_model_has_a_manifest(model, tmp_path, run):
     told = json.loads((tmp_path / "packaged" / "manifest.json").read_text())
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= told.keys()
     assert run("doctor", "--model", str(tmp_path / "packaged"))[0] == 0
+
+
+def test_a_model_is_packaged_with_another_decoder_of_the_same_latents(model, tmp_path):
+    own = AutoencoderDC.from_pretrained(model / "vae")
+    for parameter in own.decoder.parameters():
+        parameter.data *= 2
+    own.half().save_pretrained(tmp_path / "further")
+    package(PackageRecipe(output_dir=tmp_path / "packaged", base=model, autoencoder=tmp_path / "further"))
+    packaged = AutoencoderDC.from_pretrained(tmp_path / "packaged" / "vae")
+    assert all(
+        torch.equal(one, packaged.decoder.state_dict()[name].half()) for name, one in own.decoder.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("change", ["encoder", "scale"])
+def test_a_decoder_of_other_latents_is_refused(model, tmp_path, change):
+    other = AutoencoderDC.from_pretrained(model / "vae")
+    if change == "encoder":
+        next(other.encoder.parameters()).data += 0.1
+    else:
+        other.register_to_config(scaling_factor=0.5)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="has other latents than the base's own"):
+        package(PackageRecipe(output_dir=tmp_path / "packaged", base=model, autoencoder=tmp_path / "other"))
+    assert not (tmp_path / "packaged").exists()
 
 
 class TestDoctor:

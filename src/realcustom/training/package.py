@@ -43,6 +43,8 @@ class PackageRecipe(Options):
     """Folder of the text-to-image model."""
     adapter: Path | None = None
     """Without it the model makes text-to-image pictures only."""
+    autoencoder: Path | None = None
+    """Folder of another autoencoder with the very latents of the base's own: one whose decoder was trained further."""
     defaults: ModelDefaults = ModelDefaults()
     scheduler: str | None = None
     """Short or class name of the sampler that the model brings along; its base's if none is given."""
@@ -56,7 +58,7 @@ def package(recipe: PackageRecipe) -> None:
     What lies there and is no part of a model, such as its card, licences and logs, stays.
 
     Raises:
-        InputError: there is a model already, or a part is missing.
+        InputError: there is a model already, a part is missing, or the other autoencoder has other latents.
     """
     if (recipe.output_dir / INDEX).exists() and not recipe.overwrite:
         raise InputError(
@@ -64,6 +66,8 @@ def package(recipe: PackageRecipe) -> None:
         )
     base = RealCustomPipeline.from_pretrained(recipe.base)
     parts = {**base.components, "adapter": load_strictly(RealCustomAdapter, recipe.adapter) if recipe.adapter else None}
+    if recipe.autoencoder is not None:
+        parts["vae"] = _of_same_latents(base.vae, recipe.autoencoder)
     for component in parts.values():
         if isinstance(component, ModelMixin):
             component.register_to_config(
@@ -87,6 +91,22 @@ def package(recipe: PackageRecipe) -> None:
             if old.is_dir():
                 old.rename(final)
             raise
+
+
+def _of_same_latents(own: ModelMixin, folder: Path) -> ModelMixin:
+    """Return the autoencoder of a folder, whose encoder is that of a base's own one."""
+    other = load_strictly(type(own), folder)
+    of_own, of_other = own.encoder.state_dict(), other.encoder.state_dict()
+    same = of_own.keys() == of_other.keys() and all(
+        torch.equal(one.half(), of_other[name].half())  # one of them may have been stored so
+        for name, one in of_own.items()
+    )
+    if not same or own.config.scaling_factor != other.config.scaling_factor:
+        raise InputError(
+            f"the autoencoder of {folder} has other latents than the base's own, so that the base cannot paint them; train the "
+            "decoder alone, with frozen_encoder"
+        )
+    return other
 
 
 def _carry_over(old: Path, new: Path, *, parts: Collection[str]) -> None:
