@@ -384,6 +384,15 @@ class TestExtras:
             assert (example.foreground >= example.region).all()
             assert (example.foreground > 0.5).mean() < 0.9
 
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_the_second_thing_stands_to_the_right_unless_it_is_all_mirrored(self, store, share):
+        scenes = source(store, beside_share=1.0, common_share=0.0, centre_spread=0.0, mirrored_share=share)
+        found = [scene for scene in map(scenes.scene, range(30)) if scene.beside]
+        assert {scene.pose.x for scene in found} == {0.62 if share else 0.38}
+        for scene in found:
+            is_red = np.abs(scene.picture.astype(int) - (220, 20, 20)).max(axis=2) < 12  # the robot
+            assert (is_red.nonzero()[1].mean() > 24) != bool(share)
+
     def test_what_is_worn_belongs_to_the_foreground_and_not_to_the_thing(self, dressed):
         scenes = source(dressed, worn_share=1.0)
         for example in (scenes[number] for number in range(40)):

@@ -162,9 +162,10 @@ class SceneOptions(Options):
     thing_share: Share = 0.05
     """Share of captions that say just "thing"."""
     tilt: NonNegativeFloat = 8.0
-    """Standard deviation of the angle by which a thing is turned, in degrees."""
+    """Standard deviation of the angle by which a thing is turned, in degrees; what is beside it half as much."""
     mirrored_share: Share = 0.5
-    """Share of scenes whose thing is mirrored, and with it its reference."""
+    """Share of scenes whose thing is mirrored, and with it its reference; likewise of what is beside it. With `centre_spread`
+    that stands to the thing's left in as many scenes, and else to its right."""
     colour_share: Share = 0.1
     """Share of scenes whose thing is recoloured and whose caption says so ("a purple robot")."""
     hue_share: Share = 0.0
@@ -408,7 +409,8 @@ class SceneSource:
         worn, beside = self._extras(rng, names)
         if beside is not None and options.centre_spread is not None:
             # From the middle of the picture it would hide what is beside it.
-            pose = replace(pose, x=0.38 if rng.random() < 0.5 else 0.62, size=min(pose.size, rng.uniform(0.5, 0.65)))
+            x = 0.38 if rng.random() < 1 - options.mirrored_share else 0.62
+            pose = replace(pose, x=x, size=min(pose.size, rng.uniform(0.5, 0.65)))
         position = ""
         if worn is None and beside is None and options.position_share and rng.random() < options.position_share:
             said = names.union(*(phrase.split() for phrase in phrases))
@@ -478,4 +480,5 @@ class SceneSource:
         away = 0.45 * (pose.size + size)
         x = pose.x - away if pose.x > 0.5 else pose.x + away
         x = float(np.clip(x, 0.4 * size, 1 - 0.4 * size))
-        return Pose(x, pose.y + (pose.size - size) / 2, size, rng.normal(0, 4), rng.random() < 0.5)
+        angle, mirrored = rng.normal(0, self.options.tilt / 2), rng.random() < self.options.mirrored_share
+        return Pose(x, pose.y + (pose.size - size) / 2, size, angle, mirrored)
