@@ -23,7 +23,7 @@ from realcustom import RealCustomPipeline
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.methods import Customized, in_batches
+from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, in_batches
 from realcustom.evaluation.output import Settings, write_lines
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly
@@ -50,7 +50,6 @@ class Variant:
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     change: Callable[[RealCustomPipeline], None] | None = None
-    everywhere: bool = False
 
 
 def _scoring(share: float | None) -> Callable[[RealCustomPipeline], None]:
@@ -88,7 +87,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         **_values("token_ratio", 0.5, 0.7, 0.8, 0.9, 1.0),
     },
     "mask": {
-        "no mask": Variant({}, everywhere=True),
+        "no mask": Variant({name: value for name, value in IMAGE_PROMPT.items() if name != "token_ratio"}),
         **_values("mask_frozen_after", 3, 9),
         "yields to no word": Variant({"mask_yields": False}),
         "refined by self-attention": Variant({"mask_refined": True}),
@@ -135,9 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if variant.change is not None:
             variant.change(pipeline)
         folder = options.output / name.replace(" ", "-").replace(",", "")
-        method = Customized(pipeline, everywhere=variant.everywhere)
-        # The model's own share of tokens also where the subject acts everywhere: an image prompt would take all of them.
-        settings = Settings(**{"token_ratio": pipeline.config.token_ratio, **variant.settings})
+        method, settings = Customized(pipeline), Settings(**variant.settings)
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
         records = judge(bench, judges, {"subject": folder / "subject"})

@@ -46,7 +46,10 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             ("--guidance", "direct", "--subject-guidance-scale", "2"),
             "--subject-guidance-scale would have no effect, because guidance is direct",
         ),
-        (("--method", "image-prompt", "--mask-frozen-after", "1"), "--mask-frozen-after would have no effect"),
+        (
+            ("--method", "image-prompt", "--mask-scope", "0.5", "--mask-yields"),
+            "--mask-scope, --mask-yields would have no effect beside --method image-prompt",
+        ),
         (
             ("--final-mask-scope", "0.2", "--steps", "15", "--mask-frozen-after", "8"),
             "--final-mask-scope would have no effect, because the mask is frozen in the first half",
@@ -56,7 +59,6 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             "--final-mask-scope would have no effect, because the mask is frozen in the first half",
         ),
         (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
-        (("--method", "image-prompt", "--mask-layers", "mid_block"), "--mask-layers would have no effect"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, options, message):
@@ -64,6 +66,15 @@ def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, opt
     assert code == 2
     assert message in said.err
     assert not Path("out").exists()
+
+
+def test_a_folder_of_an_image_prompt_says_what_it_was_made_with(evaluate):
+    code, _ = evaluate("--method", "image-prompt")
+    told = json.loads(Path("out/run.json").read_text())
+    assert (code, told["method"]) == (0, "image-prompt")
+    assert (told["mask_scope"], told["final_mask_scope"], told["token_ratio"]) == (1.0, 1.0, 1.0)
+    code, said = evaluate("--method", "image-prompt", "--token-ratio", "0.5")
+    assert (code, "made with another token_ratio" in said.err) == (2, True)
 
 
 def test_pictures_that_are_given_are_measured_on_a_device(evaluate, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from realcustom.data.examples import collate
 from realcustom.errors import InputError
-from realcustom.evaluation.methods import Customized, Request, Shown
+from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, Request, Shown
 from realcustom.evaluation.output import Settings
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.training import tuning
@@ -204,7 +205,7 @@ class TestMethods:
         assert len((tmp_path / "tuning.jsonl").read_text().splitlines()) == 2
 
     def test_an_image_prompt_acts_everywhere(self, tiny, picture):
-        made = Customized(tiny.pipeline(), everywhere=True).make(self.requests(picture), self.SETTINGS)
+        made = Customized(tiny.pipeline()).make(self.requests(picture), replace(self.SETTINGS, **IMAGE_PROMPT))
         assert min(float(one.masks.min()) for one in made) == 1
         bound = Customized(tiny.pipeline()).make(self.requests(picture), self.SETTINGS)
         assert min(float(one.masks.min()) for one in bound) == 0

@@ -25,7 +25,7 @@ from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.methods import Customized, Maker, Method, Opening, in_batches
+from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, Maker, Method, Opening, in_batches
 from realcustom.evaluation.output import Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
@@ -91,6 +91,10 @@ _OF_RUNS = (
 """Options that nothing reads where no picture is made; the encoders of photographs have a device in any case."""
 
 
+_BOUNDS = tuple(name for name in IMAGE_PROMPT if name.startswith(("mask", "final_mask")))
+"""Options that would bound an image prompt, which nothing bounds."""
+
+
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
 
@@ -105,12 +109,12 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
 
-def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, evaluations: int, instead: str) -> None:
+def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, evaluations: int) -> None:
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
     config = pipeline.config
     frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
     narrowed = MaskSettings(frozen_after=frozen).narrows(evaluations)
-    unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, instead, narrowed=narrowed)
+    unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, narrowed=narrowed)
     refuse_unread(given, [unread])
 
 
@@ -131,6 +135,8 @@ class _Making:
                 raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
             if options.benchmark == "dreambench-pairs":
                 raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
+        if name == "image-prompt":
+            _refuse_beside(options, "--method image-prompt, which acts in all of the picture", _BOUNDS)
         if options.ray is not None:
             _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
         given = {
@@ -138,10 +144,12 @@ class _Making:
         }
         if options.batch_size is not None:
             given["batch_size"] = options.batch_size
+        if name == "image-prompt":
+            given = {**IMAGE_PROMPT, **{name: value for name, value in given.items() if value is not None}}
         self.settings = Settings(mask_refined=options.mask_refined, **given)
         opening = Opening(
             _absolute(options.model or STICKERS), options.adapter and _absolute(options.adapter), options.device,
-            options.scheduler, tuple(options.mask_layers or ()), everywhere=name == "image-prompt",
+            options.scheduler, tuple(options.mask_layers or ()), name,
         )  # fmt: skip
         # Where workers make the pictures, this machine only says of which model they are.
         here = opening if options.ray is None else replace(opening, device="cpu")
@@ -150,8 +158,7 @@ class _Making:
         with told_by_option():
             evaluations = rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
         if not tuned:
-            instead = "a mask of the whole picture" if opening.everywhere else ""
-            _refuse_unread(options, pipeline, evaluations, instead)
+            _refuse_unread(options, pipeline, evaluations)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)

@@ -67,31 +67,36 @@ class Method(Protocol):
         ...
 
 
+IMAGE_PROMPT = {
+    "mask_scope": 1.0, "final_mask_scope": 1.0, "mask_binary": True, "mask_yields": False, "token_ratio": 1.0,
+}  # fmt: skip
+"""Settings with which a subject acts in all of the picture, and with all of its features: an image prompt.
+
+The word's attention bounds nothing then, and still says where placed tokens lie. A given mask of the whole picture would lay
+them out over all of it, which no training has shown the adapter.
+"""
+
+
 class Customized:
     """A RealCustom model, shown the references.
 
     Args:
         pipeline: the model.
-        everywhere: let the subject act in all of the picture, whatever the word's attention says, and with all of its features
-            unless a share of them is asked for: an image prompt.
+        name: what it is called with the settings with which it is used.
     """
 
-    def __init__(self, pipeline: RealCustomPipeline, *, everywhere: bool = False) -> None:
-        self.pipeline, self.everywhere = pipeline, everywhere
+    def __init__(self, pipeline: RealCustomPipeline, name: str = "realcustom") -> None:
+        self.pipeline, self.name = pipeline, name
 
     def describe(self) -> dict[str, Any]:
         """Return its name."""
-        return {"method": "image-prompt" if self.everywhere else "realcustom"}
+        return {"method": self.name}
 
     def make(self, requests: Sequence[Request], settings: Settings) -> list[Made]:
         """Return pictures, with masks where there is one subject; such requests are made at once."""
         more = settings.arguments() | settings.subject_arguments()
-        if self.everywhere:
-            more = {"token_ratio": 1.0, **more}
         if len(requests[0].subjects) > 1:
             return [Made(self._of_several(request, more)) for request in requests]
-        if self.everywhere:
-            more["mask"] = Image.new("L", (1, 1), 255)
         shown = [request.subjects[0] for request in requests]
         made = self.pipeline(
             [request.prompt for request in requests], [one.picture for one in shown], [one.word for one in shown],
@@ -102,10 +107,7 @@ class Customized:
         return [Made(picture, made.masks.steps[:, place]) for place, picture in enumerate(made.images)]
 
     def _of_several(self, request: Request, more: dict[str, Any]) -> Image.Image:
-        everywhere = Image.new("L", (1, 1), 255) if self.everywhere else None
-        subjects = [
-            Subject(one.picture, one.word, occurrence=one.occurrence, mask=everywhere) for one in request.subjects
-        ]
+        subjects = [Subject(one.picture, one.word, occurrence=one.occurrence) for one in request.subjects]
         return self.pipeline(request.prompt, subjects=subjects, generator=_generators([request])[0], **more).images[0]
 
 
@@ -122,7 +124,7 @@ class Opening:
     scheduler: str | None = None
     mask_layers: tuple[str, ...] = ()
     """Other layers than the model's own, whose attention makes the mask."""
-    everywhere: bool = False
+    name: str = "realcustom"
     """See `Customized`."""
 
     def pipeline(self) -> RealCustomPipeline:
@@ -142,7 +144,7 @@ class Opening:
 
     def method(self) -> Method:
         """Return the model as a method."""
-        return Customized(self.pipeline(), everywhere=self.everywhere)
+        return Customized(self.pipeline(), self.name)
 
 
 Maker = Callable[[Sequence[Request]], Iterator[tuple[int, Made]]]
