@@ -126,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(options.tables) - TABLES.keys():
         parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     store, judges = DrawingStore.load(options.drawings), load_strictly(Judges, SHIPPED)
-    bench = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds)
+    side = RealCustomPipeline.from_pretrained(options.model).side
+    bench = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds, side)
 
     def measured(name: str, variant: Variant) -> Mapping[str, Any]:
         pipeline = RealCustomPipeline.from_pretrained(options.model)
@@ -152,11 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _line(name: str, figures: Mapping[str, Any]) -> str:
-    told = [
-        "{:.2f} ({:.2f} to {:.2f})".format(*figures[figure]).replace("0.", ".") if figure in figures else ""
-        for figure in FIGURES
-    ]
-    return f"| {name} | {' | '.join(told)} |"
+    return f"| {name} | {' | '.join(_told(figures.get(figure)) for figure in FIGURES)} |"
+
+
+def _told(figure: Sequence[float] | None) -> str:
+    if figure is None:
+        return ""
+    mean, *interval = (f"{value:.2f}".replace("0.", ".") for value in figure)
+    return f"{mean} ({' to '.join(interval)})" if interval else mean
 
 
 if __name__ == "__main__":

@@ -10,8 +10,16 @@ import pytest
 
 from realcustom.apps.cli import main
 from realcustom.errors import InputError
-from realcustom.evaluation.comparison import drawing, page, read_reports, rows_of
-from realcustom.evaluation.scatter import Point, scatter
+from realcustom.evaluation.comparison import differences, drawing, page, read_reports, rows_of, tuning_seconds
+from realcustom.evaluation.scatter import Point, points_of, scatter
+
+
+def records(*scores):
+    """Records of pictures of two subjects in turn, with their similarities."""
+    return "".join(
+        json.dumps({"row": "subject", "number": number, "group": "ab"[number % 2], "similarity": score}) + "\n"
+        for number, score in enumerate(scores)
+    )
 
 
 def report(similarity, control, method="realcustom", **more):
@@ -31,14 +39,18 @@ def folders(tmp_path):
     for name, one in told.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(one))
-    (tmp_path / "prompt-1" / "tuning.jsonl").write_text('{"seconds": 10.0}\n{"seconds": 20.0}\n')
+        (tmp_path / name / "records.jsonl").write_text(records(0.1, 0.9, 0.1, 0.9))
+    (tmp_path / "prompt-1" / "records.jsonl").write_text(records(0.3, 1.0, 0.3, 1.0))
+    spent = [("dog", 90.0), ("dog", 10.0), ("cat", 20.0)]
+    lines = [json.dumps({"subject": subject, "seconds": seconds}) for subject, seconds in spent]
+    (tmp_path / "prompt-1" / "tuning.jsonl").write_text("\n".join(lines))
     return [tmp_path / name for name in told]
 
 
 def test_the_methods_stand_first_and_the_other_rows_once(folders):
     reports = read_reports(folders)
     assert list(rows_of(reports)) == ["ours", "prompt-0.5", "prompt-1", "(copy)"]
-    told = page(reports, {"prompt-1": 15.0})
+    told = page(reports, {"prompt-1": 15.0}, differences(folders))
     assert "<td>15</td>" in told
     assert told.count("<circle") == 4
     assert "http" not in told.replace("http://www.w3.org/2000/svg", "")
@@ -48,8 +60,22 @@ def test_text_alone_is_shown_if_it_is_that_of_all_models(folders):
     reports = read_reports(folders)
     reports["ours"]["rows"]["twin"] = reports["ours"]["rows"]["subject"]
     assert "(twin)" in rows_of(reports)
-    reports["ours"]["model"] = "another"
-    assert "(twin)" not in rows_of(reports)
+    for name, value in (("model", "another"), ("num_inference_steps", 50)):
+        other = {**reports, "ours": {**reports["ours"], name: value}}
+        assert "(twin)" not in rows_of(other)
+
+
+def test_differences_are_taken_picture_by_picture(folders):
+    apart = differences(folders)
+    assert list(apart) == ["prompt-0.5", "prompt-1"]
+    assert apart["prompt-0.5"] == {"pictures": 4, "similarity": [0.0, 0.0, 0.0]}
+    # .2 for one subject and .1 for the other, however far apart the two are
+    assert apart["prompt-1"]["similarity"] == [0.15, 0.1, 0.2]
+
+
+def test_how_long_a_subject_took_is_counted_once(folders):
+    assert tuning_seconds(folders[2]) == 15.0
+    assert tuning_seconds(folders[0]) is None
 
 
 def test_evaluations_whose_names_differ_in_a_number_are_a_curve(folders):
@@ -67,6 +93,7 @@ def test_evaluations_whose_names_differ_in_a_number_are_a_curve(folders):
         ({"rows": {}}, "is no report on subjects of StickerBench"),
         (None, "holds no report.json"),
         ([], r"report\.json holds no JSON object"),
+        ({"rows": {"subject": {}}, "families": {}}, "is no report on subjects of StickerBench"),
         ('{"rows": ', r"report\.json cannot be read as JSON"),
     ],
 )
@@ -78,6 +105,12 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path, told, message):
         read_reports([*folders, tmp_path / "other"])
 
 
+def test_what_holds_no_records_is_refused(folders):
+    (folders[1] / "records.jsonl").unlink()
+    with pytest.raises(InputError, match="does not hold the scores of every picture"):
+        differences(folders)
+
+
 def test_better_lies_above_and_to_the_right():
     drawn = scatter([Point("worse", [0.1], [0.1], "a"), Point("better", [0.2, 0.1, 0.3], [0.9], "b")], "x", "y")
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn))
@@ -85,6 +118,11 @@ def test_better_lies_above_and_to_the_right():
     assert y2 < y1
     assert drawn.count("<path") == 1  # one interval is known
     assert scatter([], "x", "y") == ""
+
+
+def test_a_curve_goes_by_its_numbers():
+    rows = {name: {"x": [0.1], "y": [0.2]} for name in ("steps 10", "other", "steps 25", "steps 8")}
+    assert [point.name for point in points_of(rows, "x", "y")] == ["steps 8", "steps 10", "steps 25", "other"]
 
 
 def test_of_a_long_curve_the_ends_are_named():
@@ -112,7 +150,9 @@ def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_pa
     output = tmp_path / "all.svg"
     command = ["compare", *map(str, folders), "--output", str(output)]
     assert main(command) == 0
-    assert "prompt-0.5" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "minus ours, picture by picture" in told
+    assert "+0.150 (+0.100 to +0.200)" in told
     assert output.read_text().startswith("<svg")
     assert main(command) == 2
     assert "overwrite it" in capsys.readouterr().err

@@ -129,7 +129,9 @@ class TestArithmetic:
         lower_half_green.save(path)
         alone = replace(case.subjects[0], pictures=(path,))
         records = self.score(replace(case, subjects=(alone,)), tmp_path, Encoders(MeanColour(), None, TopHalf()))
-        assert records[0]["clip_i_segmented"] == pytest.approx(0.5**0.5)
+        # half yellow and half white, (2, 2, 1) / 3, against half red and half white, (2, 1, 1) / 6 ** .5
+        assert records[0]["clip_i_segmented"] == pytest.approx(7 / (3 * 6**0.5))
+        assert records[0]["segmented_found"] == 1
         assert records[1]["clip_i_segmented"] == pytest.approx(1)
         assert [record["row"] for record in records] == ["subject", "copy"]  # one real picture has no others
 
@@ -170,7 +172,7 @@ class TestArithmetic:
     def test_the_report_holds_means_over_all_by_family_and_by_word_and_shows_every_row(self, case, tmp_path):
         records = self.score(case, tmp_path, Encoders(MeanColour(), MeanColour()))
         report = photographs.summarise(records, {"benchmark": "own", "encoders": {}})
-        assert report["rows"]["subject"]["clip_t"] == pytest.approx([0.5**0.5] * 3, abs=1e-4)
+        assert report["rows"]["subject"]["clip_t"] == pytest.approx([0.5**0.5], abs=1e-4)
         assert report["by_family"]["scene"]["pictures"] == report["by_word"]["ball"]["pictures"] == 1
         write_page(report, records, [case], {"subject": tmp_path / "made"}, tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text("utf-8")
@@ -231,6 +233,17 @@ class TestDreamBench:
         with pytest.raises(InputError, match=message):
             dreambench_cases(tmp_path, subjects=[name])
 
+    def test_another_picture_never_stands_in_for_the_reference(self, folder, tmp_path):
+        shutil.copytree(folder / "can", tmp_path / "can")
+        (tmp_path / "can" / "01.png").rename(tmp_path / "can" / "02.png")
+        with pytest.raises(InputError, match="lacks the picture 01, the reference of can"):
+            dreambench_cases(tmp_path, subjects=["can"])
+
+    def test_more_sentences_than_there_are_are_refused_and_a_subject_takes_part_once(self, folder):
+        with pytest.raises(InputError, match="1 to 25 sentences about each subject, not 99"):
+            dreambench_cases(folder, prompts=99)
+        assert len(dreambench_cases(folder, subjects=["can", "can"])) == 100
+
     def test_other_pictures_are_another_benchmark(self, folder, tmp_path):
         before = digest(dreambench_cases(folder, subjects=["can"]))
         copied = tmp_path / "dataset"
@@ -248,6 +261,19 @@ class TestOwnFolder:
         save(plain("red"), folder / "mug.png")
         (folder / "benchmark.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
         return folder
+
+    def test_another_reference_is_another_benchmark(self, tmp_path):
+        save(plain("blue"), tmp_path / "other.png")
+        one, other = (
+            digest(listed_cases(self.write(tmp_path, {**LINE, "pictures": pictures})))
+            for pictures in (["mug.png", "other.png"], ["other.png", "mug.png"])
+        )
+        assert one != other
+
+    def test_a_list_that_is_no_text_is_refused(self, tmp_path):
+        (tmp_path / "benchmark.jsonl").write_bytes(b"\xff\xfe{")
+        with pytest.raises(InputError, match="cannot be read as UTF-8"):
+            listed_cases(tmp_path)
 
     def test_each_line_is_a_subject(self, tmp_path):
         cases = listed_cases(self.write(tmp_path, LINE), seeds=2)
@@ -354,16 +380,21 @@ class TestEncoders:
     def test_a_region_has_the_pictures_size(self, loaded):
         region = loaded.segmenter.region(plain("red", (20, 30)), "cat")
         assert region.shape == (30, 20)
-        assert region.any()
+        assert region.dtype == torch.bool
 
-    def test_what_is_cut_out_lies_on_white(self):
+    def test_what_is_cut_out_lies_in_the_middle_of_a_white_square(self):
         region = torch.zeros(24, 24, dtype=torch.bool)
         region[4:10, 2:20] = True
         region[4, 2] = False
-        alone = cut_out(plain("red"), region)
-        assert alone.size == (18, 6)
-        assert alone.getpixel((0, 0)) == (255, 255, 255)
-        assert alone.getpixel((1, 1)) == (255, 0, 0)
+        alone = np.asarray(cut_out(plain("red"), region))
+        assert alone.shape == (18, 18, 3)
+        is_red = (alone == (255, 0, 0)).all(axis=2)
+        assert is_red.sum() == 6 * 18 - 1
+        assert sorted(set(is_red.nonzero()[0])) == list(range(6, 12))
+        assert (alone[~is_red] == 255).all()
+
+    def test_where_nothing_is_found_the_picture_stands_for_it(self):
+        assert cut_out(plain("red"), torch.zeros(24, 24, dtype=torch.bool)) == plain("red")
 
     @pytest.fixture
     def hub(self, monkeypatch):

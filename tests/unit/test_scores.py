@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
 
@@ -18,6 +19,10 @@ def test_two_shadings_of_one_subject_count_twice_by_chance():
 def test_the_bootstrap_of_equal_values_has_no_width_and_leaves_out_what_is_unknown():
     assert bootstrap([0.5, 0.5, float("nan")], ["a", "b", "c"]) == [0.5, 0.5, 0.5]
     assert np.isnan(bootstrap([float("nan")], ["a"])).all()
+
+
+def test_of_a_single_subject_there_is_no_interval():
+    assert bootstrap([0.2, 0.7], ["a", "a"]) == [pytest.approx(0.45)]
 
 
 def test_the_bootstrap_draws_subjects_and_not_pictures():

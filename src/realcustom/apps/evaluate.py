@@ -44,6 +44,7 @@ from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
 from realcustom.painting import rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.prompts import find_word
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -223,6 +224,9 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         claim(output, about)
     else:
         making, progress = _Making(options), Progress()
+        for prompt, words in {case.prompt: case.words for case in cases}.items():  # now, and not hours later
+            for word, occurrence in words:
+                find_word(prompt, word, making.method.pipeline.tokenizer, occurrence=occurrence)
         about = photographs.describe(making.method, cases, making.settings)
         with told_by_option():
             photographs.make_pictures(making.maker, about, cases, output, progress.say)

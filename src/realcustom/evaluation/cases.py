@@ -93,8 +93,10 @@ def dreambench_cases(
     unknown = [name for name in subjects or () if name not in known]
     if unknown:
         raise InputError(f"DreamBench has no {', '.join(unknown)}; it has {', '.join(known)}")
+    if not 1 <= prompts <= 25:
+        raise InputError(f"DreamBench has 1 to 25 sentences about each subject, not {prompts}")
     cases = []
-    for name in subjects or known:
+    for name in dict.fromkeys(subjects or known):
         shown = tuple(_dreambench_subject(folder, one) for one in name.split("+"))
         said = dreambench.prompts(
             [one.word for one in shown], live=all(one in dreambench.LIVE for one in name.split("+"))
@@ -116,7 +118,11 @@ def listed_cases(folder: Path, seeds: int = 4) -> list[Case]:
     path, cases = folder / LIST, []
     if not path.is_file():
         raise InputError(f"{folder} is no benchmark: it has no {LIST}, with a line for each subject")
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"line {number} of {path}"
@@ -150,8 +156,10 @@ def digest(cases: Sequence[Case]) -> str:
     found = hashlib.sha256()
     for case in cases:
         found.update(json.dumps([case.group, case.words, case.prompt, case.seed]).encode())
-    for path in sorted({path for case in cases for subject in case.subjects for path in subject.pictures}):
-        found.update(path.read_bytes())
+    for subject in {subject.name: subject for case in cases for subject in case.subjects}.values():
+        found.update(json.dumps([subject.name, subject.word, subject.pictures.index(subject.reference)]).encode())
+        for path in subject.pictures:
+            found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:16]
 
 
@@ -162,5 +170,10 @@ def _dreambench_subject(folder: Path, name: str) -> RealSubject:
             f"{folder} holds no pictures of {name}; give the dataset folder of github.com/google/dreambooth, with a folder for "
             "each subject"
         )
-    number = min(dreambench.REFERENCES[name], len(pictures) - 1)
-    return RealSubject(name, dreambench.CLASSES[name], tuple(pictures), pictures[number])
+    number = dreambench.REFERENCES[name]
+    reference = next((path for path in pictures if path.stem == f"{number:02d}"), None)
+    if reference is None:
+        raise InputError(
+            f"{folder / name} lacks the picture {number:02d}, the reference of {name} in the single-reference list"
+        )
+    return RealSubject(name, dreambench.CLASSES[name], tuple(pictures), reference)

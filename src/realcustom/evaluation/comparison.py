@@ -13,10 +13,17 @@ import numpy as np
 from realcustom.errors import InputError
 from realcustom.evaluation.page import STYLE, table
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.evaluation.scores import means_of
 from realcustom.files import read_json, reason
 
 BESIDE = ("twin", "copy", "oracle")
-"""Rows that are shown beside the methods, once; text alone only if all evaluations are of one model."""
+"""Rows that are shown beside the methods, once; text alone only if it would be the same of all evaluations."""
+
+_OF_A_TWIN = (
+    "model", "scheduler", "schedule", "num_inference_steps", "guidance_scale", "guidance_start", "guidance_end",
+    "cache_interval",
+)  # fmt: skip
+"""What decides a picture by text alone."""
 
 _OF_THE_LIST = ("benchmark", "split", "bench", "judges")
 """What evaluations must have in common to be compared."""
@@ -40,7 +47,7 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"{folder} holds no report.json; make it with: realcustom evaluate --output {folder}")
         told = read_json(path)
-        if "families" not in told or "subject" not in told.get("rows", ()):
+        if "families" not in told or "pictures" not in told.get("rows", {}).get("subject", ()):
             raise InputError(f"{path} is no report on subjects of StickerBench")
         if folder.name in reports:
             raise InputError(f"two of the folders are called {folder.name}; rename one")
@@ -53,6 +60,46 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return reports
 
 
+def differences(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return how each evaluation differs from the first one, by the names of their folders.
+
+    Both show the same subjects under the same sentences, so that the difference is taken picture by picture: what makes a
+    subject easy or hard for all falls out of its interval.
+
+    Returns:
+        For all but the first, "pictures", how many both have; and [mean, low, high] of the difference of every figure of
+        `SHOWN`, by bootstrap over subjects.
+
+    Raises:
+        InputError: the records of one are missing or cannot be read.
+    """
+    records = [_records(folder) for folder in folders]
+    found: dict[str, dict[str, Any]] = {}
+    for folder, own in zip(folders[1:], records[1:], strict=True):
+        pairs = [(own[number], first) for number, first in records[0].items() if number in own]
+        found[folder.name] = means_of(
+            [
+                {
+                    "group": one["group"],
+                    **{name: one[name] - first[name] for name in SHOWN if name in one and name in first},
+                }
+                for one, first in pairs
+            ],
+            SHOWN,
+        )
+    return found
+
+
+def _records(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return the records of an evaluation's pictures of subjects by their numbers."""
+    path = folder / "records.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return {line["number"]: line for line in lines if line["row"] == "subject"}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path} does not hold the scores of every picture: {reason(error)}") from error
+
+
 def tuning_seconds(folder: Path) -> float | None:
     """Return how long a subject was learned in an evaluation, the mean; None if none was.
 
@@ -63,8 +110,10 @@ def tuning_seconds(folder: Path) -> float | None:
     if not path.is_file():
         return None
     try:
-        lines = path.read_text("utf-8").splitlines()
-        return float(np.mean([float(json.loads(line)["seconds"]) for line in lines])) if lines else None
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        # A run that was killed at the wrong moment says it twice.
+        seconds = {line["subject"]: float(line["seconds"]) for line in lines}
+        return float(np.mean(list(seconds.values()))) if seconds else None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} does not say line by line how long each subject took: {reason(error)}") from error
 
@@ -72,31 +121,36 @@ def tuning_seconds(folder: Path) -> float | None:
 def rows_of(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the figures of every method's pictures of subjects, then those of the rows beside them."""
     rows = {name: dict(told["rows"]["subject"]) for name, told in reports.items()}
+    first = next(iter(reports.values()))
     for row in BESIDE:
         known = [told["rows"][row] for told in reports.values() if row in told["rows"]]
-        of_one_model = len({told.get("model") for told in reports.values()}) == 1
-        if known and (row != "twin" or of_one_model):
+        alike = all(told.get(name) == first.get(name) for told in reports.values() for name in _OF_A_TWIN)
+        if known and (row != "twin" or alike):
             rows[f"({row})"] = dict(known[0])
     return rows
 
 
-def page(reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
+def page(
+    reports: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float], apart: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Return the comparison as one page that needs no other file.
 
     Args:
         reports: of the methods, by name.
         seconds: of those that are tuned to each subject, how long that took in the mean.
+        apart: how they differ from the first, see `differences`.
     """
     rows = rows_of(reports)
     shown = [name for name in SHOWN if any(name in figures for figures in rows.values())]
     more = {"seconds per subject": {row: f"{spent:.0f}" for row, spent in seconds.items()}}
     first = next(iter(reports.values()))
     about = ", ".join(f"{name} {first[name]}" for name in _OF_THE_LIST)
+    beside = f"<h2>Minus {escape(next(iter(reports)))}</h2>{table(apart, shown)}" if apart else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
         f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}{table(rows, shown, more=more)}"
         "<p><small>Mean and 95 % interval by bootstrap over subjects. Rows in brackets are no methods: the same sentences by "
-        "text alone, the reference itself, and real renders.</small></p></html>"
+        f"text alone, the reference itself, and real renders.</small></p>{beside}</html>"
     )
 
 

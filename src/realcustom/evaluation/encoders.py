@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel, CLIPSegForImageSegmentation, ViTModel
 
@@ -134,9 +134,13 @@ class Dino:
         return F.normalize(states[:, 0], dim=-1).cpu()
 
 
+CLIPSEG_SIDE = 352
+"""Side of the pictures that CLIPSeg's published processor makes; its config says CLIP's, 224."""
+
+
 @dataclass(frozen=True)
 class ClipSegmenter:
-    """CLIPSeg: where a word's probability is above one half; everywhere if it is so nowhere."""
+    """CLIPSeg: where a word's probability is above one half, which may be nowhere."""
 
     name: str
     model: CLIPSegForImageSegmentation
@@ -145,14 +149,12 @@ class ClipSegmenter:
     @torch.no_grad()
     def region(self, picture: Image.Image, word: str) -> Bool[Tensor, "h w"]:
         """Return where the word's thing is."""
-        side = self.model.config.vision_config.image_size
-        squared = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        squared = picture.convert("RGB").resize((CLIPSEG_SIDE, CLIPSEG_SIDE), Image.Resampling.BILINEAR)
         tokens = self.tokenizer([word], return_tensors="pt").to(self.model.device)
         pixels = normalized(_pixels(squared)[None], OF_IMAGENET).to(self.model.device)
         logits = self.model(pixel_values=pixels, **tokens).logits.cpu()
         size = (picture.height, picture.width)
-        found = F.interpolate(logits.reshape(1, 1, *logits.shape[-2:]), size, mode="bilinear")[0, 0] > 0
-        return found if bool(found.any()) else torch.ones_like(found)
+        return F.interpolate(logits.reshape(1, 1, *logits.shape[-2:]), size, mode="bilinear")[0, 0] > 0
 
 
 @dataclass(frozen=True)
@@ -247,10 +249,14 @@ def load_encoders(
 
 
 def cut_out(picture: Image.Image, region: Bool[Tensor, "h w"]) -> Image.Image:
-    """Return what lies in a region, on white, cropped to it."""
+    """Return what lies in a region, in the middle of a white square as large as it; of an empty region the picture itself."""
+    if not bool(region.any()):
+        return picture
     mask = Image.fromarray(region.numpy().astype("uint8") * 255)
     alone = Image.composite(picture.convert("RGB"), Image.new("RGB", picture.size, "white"), mask)
-    return alone.crop(mask.getbbox())
+    cropped = alone.crop(mask.getbbox())
+    # The encoders look at the middle square of a picture, and what is longer than wide would be lost.
+    return ImageOps.pad(cropped, (max(cropped.size),) * 2, color="white")
 
 
 def _folder(source: str | Path, *, local_files_only: bool = False) -> tuple[Path, str]:

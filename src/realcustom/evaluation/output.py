@@ -69,12 +69,15 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
         **{name: value for name, value in own.items() if name in asdict(settings) or name == "mask_layers"},
-        **{name: value for name, value in asdict(settings).items() if value is not None},
+        **{name: value for name, value in asdict(settings).items() if value is not None and name != "batch_size"},
     }
 
 
 _ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False}
 """What a `run.json` of an older version does not say, and what its pictures were made with."""
+
+_DROPPED = {"batch_size"}
+"""What one of an older version says, and what decides nothing."""
 
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
@@ -95,7 +98,7 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
     except InputError as error:
         raise InputError(f"{error}; it says how the files beside it were made, so name another --output") from error
     known, asked = {**_ADDED, **known}, {**_ADDED, **json.loads(text)}
-    if other := sorted(name for name in {*asked, *known} if known.get(name) != asked.get(name)):
+    if other := sorted(name for name in {*asked, *known} - _DROPPED if known.get(name) != asked.get(name)):
         raise InputError(f"{folder} holds pictures made with another {', '.join(other)}; name another --output")
 
 

@@ -181,4 +181,6 @@ def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:
 
 def cell(figure: Sequence[float] | None) -> str:
     """Return a figure and its interval, [mean, low, high], as they stand in a table; nothing if it was not measured."""
-    return "" if figure is None else f"{figure[0]:.3f}<br><small>{figure[1]:.3f} to {figure[2]:.3f}</small>"
+    if figure is None:
+        return ""
+    return f"{figure[0]:.3f}" + (f"<br><small>{figure[1]:.3f} to {figure[2]:.3f}</small>" if len(figure) > 1 else "")

@@ -41,6 +41,7 @@ FIGURES = {
     "dino_reference": "DINO-I with the reference alone",
     "clip_i_segmented": "CLIP-I of the subject cut out on white, in both pictures",
     "dino_segmented": "DINO-I of the same",
+    "segmented_found": "the segmenter sees the subject's word; where it does not, the whole picture stands for it",
     "image_reward": "ImageReward of picture and sentence",
     "diversity": "LPIPS between the pictures of one sentence, the mean over pairs",
 }
@@ -148,7 +149,8 @@ def score(cases: Sequence[Case], encoders: Encoders, folders: Mapping[str, Path]
             figures = real.measured(case, read_picture(folder / case.path))
             records.append(_record(row, case, figures | diversity.get(case.path, {})))
     single = [case for case in cases if len(case.subjects) == 1]
-    records += [_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference))) for case in single]
+    for case in {(case.group, case.prompt): case for case in reversed(single)}.values():  # whatever the seed
+        records.append(_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference))))
     for subject in {case.group: case.subjects[0] for case in single}.values():
         records += [
             {"row": "real", "picture": name, "group": subject.name, "word": subject.word, "family": "", **figures}
@@ -163,6 +165,10 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
     The interval is by bootstrap over subjects.
     """
     rows = {row: means_of([one for one in records if one["row"] == row], tuple(FIGURES)) for row in ROWS}
+    # Subjects have four to six real pictures, and each counts once.
+    rows["real"] |= means_of(_one_each([one for one in records if one["row"] == "real"]), tuple(FIGURES)) | {
+        "pictures": rows["real"]["pictures"]
+    }
     made = [record for record in records if record["row"] == "subject"]
     return {
         **about,
@@ -175,6 +181,16 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
             for name in ("family", "word")
         },
     }
+
+
+def _one_each(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a record for each group with the means of its figures."""
+    found = []
+    for group in dict.fromkeys(record["group"] for record in records):
+        own = [record for record in records if record["group"] == group]
+        known = [name for name in FIGURES if all(name in record for record in own)]
+        found.append({"group": group, **{name: float(np.mean([record[name] for record in own])) for name in known}})
+    return found
 
 
 def _diversity(cases: Sequence[Case], folder: Path, lpips: Distance) -> dict[Path, dict[str, float]]:
@@ -222,7 +238,9 @@ class _RealPictures:
                 found.setdefault(f"{name}_reference", []).append(float(pairwise_cosine(embedding, real[own, None])[0]))
         if self.encoders.segmenter is not None:
             for subject in case.subjects:
-                alone = self._cut_out(shown, subject.word)
+                region = self.encoders.segmenter.region(shown, subject.word)
+                found.setdefault("segmented_found", []).append(float(region.any()))
+                alone = cut_out(shown, region)
                 for name, encoder in self.images.items():
                     real = self._embedded(name, subject, segmented=True)
                     value = pairwise_cosine(encoder.embed([alone]).numpy(), real)[0]

@@ -31,7 +31,7 @@ from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
 from realcustom.evaluation.scores import means_of, part_of
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
-from realcustom.pictures import write_picture
+from realcustom.pictures import as_seen, read_picture, write_picture
 from realcustom.placement import frame_of
 
 ROWS = {
@@ -274,7 +274,7 @@ def _shown(folder: Path | None, row: str, item: Item) -> np.ndarray:
 
 
 def _picture_of(folder: Path, item: Item | TextItem) -> np.ndarray:
-    return np.asarray(Image.open(_picture_path(folder, item.number)).convert("RGB"))
+    return np.asarray(as_seen(read_picture(_picture_path(folder, item.number))))
 
 
 def _batches(

@@ -13,6 +13,9 @@ WIDTH, HEIGHT, LEFT, BELOW = 560, 360, 52, 46
 COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#5c940d", "#495057")
 
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
 @dataclass(frozen=True)
 class Point:
     """One thing that was measured."""
@@ -26,12 +29,19 @@ class Point:
 
 
 def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
-    """Return a point for each of the rows that has both figures; those whose names differ in numbers alone are a curve."""
-    return [
-        Point(row, figures[control], figures[similarity], curve=re.sub(r"\d+(\.\d+)?", "", row))
+    """Return a point for each of the rows that has both figures.
+
+    Those whose names differ in numbers alone are a curve, in the order of these numbers.
+    """
+    points = [
+        Point(row, figures[control], figures[similarity], curve=_NUMBER.sub("", row))
         for row, figures in rows.items()
         if {control, similarity} <= figures.keys()
     ]
+    curves = list(dict.fromkeys(one.curve for one in points))
+    return sorted(
+        points, key=lambda one: (curves.index(one.curve), [float(value) for value in _NUMBER.findall(one.name)])
+    )
 
 
 def scatter(points: Sequence[Point], control: str, similarity: str) -> str:

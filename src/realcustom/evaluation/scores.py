@@ -38,16 +38,20 @@ def part_of(y: float, x: float) -> str:
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
     """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
 
-    Values that are NaN take no part; without any other, all three are NaN.
+    Values that are NaN take no part; without any other, the mean is NaN. A single group tells nothing of others: then, as
+    without any, there is no interval, only [mean]. Of ten groups the interval is a little narrow: it holds the mean of all
+    nine times in ten.
     """
     known = [(value, group) for value, group in zip(values, groups, strict=True) if not np.isnan(value)]
     if not known:
-        return [float("nan")] * 3
+        return [float("nan")]
     names = sorted({group for _, group in known})
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     for value, group in known:
         sums[names.index(group)] += value
         counts[names.index(group)] += 1
+    if len(names) == 1:
+        return [float(sums.sum() / counts.sum())]
     chosen = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     return [float(sums.sum() / counts.sum()), *(float(bound) for bound in np.percentile(means, [2.5, 97.5]))]
