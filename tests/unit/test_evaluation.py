@@ -14,6 +14,7 @@ from realcustom.data.stickers.drawings import Drawing, DrawingStore, vocabulary
 from realcustom.data.stickers.scenes import HUES, POSITIONS
 from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.methods import Customized, in_batches
@@ -423,6 +424,24 @@ class TestRun:
             assert f'src="strips/{strip.name}"' in page
         assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_a_subject_is_found_by_its_own_drawing_and_as_like_as_their_cosine(bench):
+    """An encoder that gives each drawing of a noun a direction of its own."""
+
+    class Apart:
+        def describe(self, pixels, region):
+            return {"identity": torch.eye(len(pixels))}
+
+    galleries = Galleries(bench, Apart())
+    item = next(one for one in bench.items if not one.example.facts["colour"])
+    embeddings, names = galleries.of(item.example.facts["noun"])
+    own = names.index(item.subject)
+    other = next(place for place, name in enumerate(names) if name != item.subject)
+    chance = names.count(item.subject) / len(names)
+    for mixed, expected in (((1.0, 0.0), 1.0), ((0.8, 0.6), 1.0), ((0.6, 0.8), 0.0)):
+        found = galleries.identity(item, mixed[0] * embeddings[own] + mixed[1] * embeddings[other])
+        assert found == pytest.approx({"identity": expected, "identity_chance": chance, "similarity": mixed[0]})
 
 
 def test_the_part_of_a_picture_is_where_a_point_lies_farthest_from_the_middle():
