@@ -412,6 +412,19 @@ class TestEncoders:
         monkeypatch.setattr("realcustom.loading.snapshot_download", cached)
         return asked
 
+    def test_a_revision_may_be_named(self, folders, monkeypatch):
+        asked = []
+
+        def listed(_, name, revision=None):
+            asked.append((name, revision))
+            return ["model.safetensors"]
+
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", listed)
+        monkeypatch.setattr("realcustom.loading.snapshot_download", lambda name, **_: str(folders["dino"]))
+        found = load_encoders(dino="owner/dino@refs/pr/3")
+        assert asked[0] == ("owner/dino", "refs/pr/3")
+        assert found.dino.name.startswith("owner/dino@")
+
     def test_what_is_not_named_comes_from_the_cache_or_is_missing_with_its_reason(self, folders, hub):
         found = load_encoders(dino=folders["dino"])
         assert (found.clip, found.segmenter) == (None, None)

@@ -1,6 +1,7 @@
 """The networks that photographs are measured with: CLIP, DINO and others, from folders or the hub, none of them ours.
 
-What is not named and not in the hub's cache is not measured, and the report says why.
+What is not named and not in the hub's cache is not measured, and the report says why. Where a repository's main revision holds
+pickles only, a pull request of the hub's converter often holds the same as safetensors: ID@refs/pr/NUMBER.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ USUAL = {
     "clip": "openai/clip-vit-base-patch32", "dino": "facebook/dino-vits16", "segmenter": "CIDAS/clipseg-rd64-refined",
 }  # fmt: skip
 """What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's.
-Nobody publishes the others as safetensors."""
+The others are published as pickles only."""
 
 
 @runtime_checkable
@@ -221,8 +222,9 @@ def load_encoders(
 ) -> Encoders:
     """Return the encoders that can be had, on a device, the best that there is if none is named.
 
-    Each comes from a folder; one of the first three also, by its id, from the hub, or if it is not named and `USUAL`, from
-    the hub's cache. Those of the last two that are published are pickled; `realcustom convert --as` makes folders of them.
+    Each comes from a folder; one of the first three also, by its id or ID@REVISION, from the hub, or if it is not named and
+    `USUAL`, from the hub's cache. Those of the last two that are published are pickled; `realcustom convert --as` makes
+    folders of them.
 
     Raises:
         InputError: one that is named is not there, is another one, or the device cannot be used.
@@ -261,8 +263,11 @@ def cut_out(picture: Image.Image, region: Bool[Tensor, "h w"]) -> Image.Image:
 
 def _folder(source: str | Path, *, local_files_only: bool = False) -> tuple[Path, str]:
     """Return the folder of an encoder, and its name for reports if the hub gives it one."""
-    folder = part_folder(source, local_files_only=local_files_only)
-    return folder, "" if os.path.isdir(source) else f"{source}@{folder.name}"
+    if os.path.isdir(source):
+        return Path(source), ""
+    name, _, revision = str(source).partition("@")
+    folder = part_folder(name, revision=revision or None, local_files_only=local_files_only)
+    return folder, f"{name}@{folder.name}"
 
 
 def _clip(folder: Path, told: str) -> Clip:
