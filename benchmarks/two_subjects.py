@@ -10,8 +10,8 @@ any other of its noun, and "mixed" if it is closer to the other subject's drawin
 
 The rows: "together", both subjects in one run; "boxed", the same with a given mask for each, the left and the right half;
 "first alone" and "second alone", the same sentence with one of them, the other word left to the text; "one by one", the second
-subject together with the picture that the first one alone gave; "global", an image prompt of both, which acts everywhere;
-"text", the sentence alone; "real", both drawings laid on white.
+subject together with the picture that the first one alone gave; "text", the sentence alone; "real", both drawings laid on
+white.
 """
 
 from __future__ import annotations
@@ -98,10 +98,6 @@ def ways(pipeline: RealCustomPipeline, store: DrawingStore) -> dict[str, Callabl
         first, second = pair.subjects()
         return make(pair, [Subject(make(pair, [first]), first.word, occurrence=1), second])
 
-    def everywhere(pair: Pair) -> Image.Image:
-        pictures = [picture for subject in pair.subjects() for picture in subject.images]
-        return make(pair, [Subject(pictures, pair.nouns[0], occurrence=1, mask=Image.new("L", (SIDE, SIDE), 255))])
-
     def real(pair: Pair) -> Image.Image:
         canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
         for item, pose in (
@@ -123,7 +119,6 @@ def ways(pipeline: RealCustomPipeline, store: DrawingStore) -> dict[str, Callabl
         "first alone": lambda pair: make(pair, pair.subjects()[:1]),
         "second alone": lambda pair: make(pair, pair.subjects()[1:]),
         "one by one": one_by_one,
-        "global": everywhere,
         "text": lambda pair: make(pair, []),
         "real": real,
     }
