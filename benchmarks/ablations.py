@@ -63,6 +63,12 @@ def _layers(*names: str) -> Callable[[RealCustomPipeline], None]:
     return lambda pipeline: pipeline.register_to_config(mask_layers=list(names))
 
 
+def _without_places(pipeline: RealCustomPipeline) -> None:
+    """Let every head attend to all of a subject's tokens alike, wherever they lie; no training has shown it that."""
+    for log_precision in pipeline.adapter.log_precisions.values():
+        log_precision.data.fill_(-torch.inf)
+
+
 def _scheduler(name: str) -> Callable[[RealCustomPipeline], None]:
     return lambda pipeline: take_scheduler(pipeline, name)
 
@@ -71,6 +77,8 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
     said = "".join(f", {other} {value}" for other, value in fixed.items())
     return {f"{name} {value}{said}": Variant({name: value, **fixed}) for value in values}
 
+
+UNBOUNDED = {name: value for name, value in IMAGE_PROMPT.items() if name != "token_ratio"}
 
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
@@ -87,7 +95,9 @@ TABLES: dict[str, dict[str, Variant]] = {
         **_values("token_ratio", 0.5, 0.7, 0.8, 0.9, 1.0),
     },
     "mask": {
-        "no mask": Variant({name: value for name, value in IMAGE_PROMPT.items() if name != "token_ratio"}),
+        "no mask": Variant(UNBOUNDED),
+        "no places": Variant({}, _without_places),
+        "no places, no mask": Variant(UNBOUNDED, _without_places),
         **_values("mask_frozen_after", 3, 9),
         "yields to no word": Variant({"mask_yields": False}),
         "refined by self-attention": Variant({"mask_refined": True}),

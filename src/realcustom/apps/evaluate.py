@@ -26,7 +26,7 @@ from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, Maker, Method, Opening, in_batches
-from realcustom.evaluation.output import Settings, claim, write_lines
+from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
 from realcustom.evaluation.run import (
@@ -78,10 +78,7 @@ STICKERS = "stickers"
 """The model that is measured if none is named."""
 
 _SETTINGS = {one.name for one in fields(Settings)}
-_OF_SUBJECTS = (
-    "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary",
-    "mask_yields", "mask_refined", "mask_layers", "mask_frozen_after", "mask_source", "token_ratio",
-)  # fmt: skip
+_OF_SUBJECTS = (*OF_SUBJECTS, "mask_layers")
 """Options that only a RealCustom part reads."""
 
 

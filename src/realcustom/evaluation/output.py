@@ -15,6 +15,12 @@ from realcustom.guidance import Form
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
 
+OF_SUBJECTS = (
+    "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary", "mask_yields",
+    "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
+)  # fmt: skip
+"""Those of `Settings` that only calls with a subject are given."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -44,10 +50,7 @@ class Settings:
 
     def subject_arguments(self) -> dict[str, Any]:
         """Return what calls with a subject are given, too."""
-        return self._given(
-            "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary",
-            "mask_yields", "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
-        )  # fmt: skip
+        return self._given(*OF_SUBJECTS)
 
     def _given(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
