@@ -74,11 +74,15 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
             drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
             if len(own) <= 2 or place in (0, len(own) - 1):
                 drawn += f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{name}</text>'
-    ticks = "".join(f'<text x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>' for tick in across.ticks())
+    ticks = "".join(
+        f'<text text-anchor="middle" x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>'
+        for tick in across.ticks()
+    )
     ticks += "".join(f'<text x="0" y="{up(tick) + 4:.1f}">{tick:.2f}</text>' for tick in up.ticks())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-size="12" '
-        f'font-family="system-ui, sans-serif">{drawn}{ticks}<text x="{WIDTH // 3}" y="{HEIGHT - 6}">{escape(control)}</text>'
+        'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="white"/>'
+        f'{drawn}{ticks}<text x="{WIDTH // 3}" y="{HEIGHT - 6}">{escape(control)}</text>'
         f'<text x="0" y="14">{escape(similarity)}</text></svg>'
     )
 
