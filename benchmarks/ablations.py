@@ -23,9 +23,10 @@ from realcustom import RealCustomPipeline
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, in_batches
+from realcustom.evaluation.methods import UNBOUNDED, Customized, in_batches
 from realcustom.evaluation.output import Settings, write_lines
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
+from realcustom.evaluation.scores import with_interval
 from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
 
@@ -77,8 +78,6 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
     said = "".join(f", {other} {value}" for other, value in fixed.items())
     return {f"{name} {value}{said}": Variant({name: value, **fixed}) for value in values}
 
-
-UNBOUNDED = {name: value for name, value in IMAGE_PROMPT.items() if name != "token_ratio"}
 
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
@@ -163,14 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _line(name: str, figures: Mapping[str, Any]) -> str:
-    return f"| {name} | {' | '.join(_told(figures.get(figure)) for figure in FIGURES)} |"
-
-
-def _told(figure: Sequence[float] | None) -> str:
-    if figure is None:
-        return ""
-    mean, *interval = (f"{value:.2f}".replace("0.", ".") for value in figure)
-    return f"{mean} ({' to '.join(interval)})" if interval else mean
+    told = [with_interval(figures.get(figure), ".2f").replace("0.", ".") for figure in FIGURES]
+    return f"| {name} | {' | '.join(told)} |"
 
 
 if __name__ == "__main__":

@@ -68,6 +68,15 @@ def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, opt
     assert not Path("out").exists()
 
 
+def test_every_subject_of_a_sentence_must_be_said_before_any_picture_is_made(evaluate):
+    line = json.loads(Path("benchmark.jsonl").read_text())
+    lines = [{**line, "subject": name, "word": word} for name, word in (("one", "unicorn"), ("two", line["word"]))]
+    Path("benchmark.jsonl").write_text("\n".join(json.dumps(one) for one in lines))
+    code, said = evaluate()
+    assert (code, "does not say 'unicorn'" in said.err) == (2, True)
+    assert not Path("out").exists()
+
+
 def test_a_folder_of_an_image_prompt_says_what_it_was_made_with(evaluate):
     code, _ = evaluate("--method", "image-prompt")
     told = json.loads(Path("out/run.json").read_text())

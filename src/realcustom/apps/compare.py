@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from realcustom.apps.tables import aligned
 from realcustom.errors import InputError
 from realcustom.evaluation.comparison import differences, drawing, page, read_reports, rows_of, tuning_seconds
+from realcustom.evaluation.scores import with_interval
 from realcustom.files import require_place, write_whole
 
 FIGURES = ("similarity", "identity", "control", "leak", "paste")
@@ -36,18 +36,10 @@ def compare(options: argparse.Namespace) -> None:
     if apart:
         print(f"\nminus {options.folders[0].name}, picture by picture, with 95 % intervals over subjects")
         rows = [
-            (name, str(figures["pictures"]), *(_apart(figures.get(one)) for one in FIGURES))
+            (name, str(figures["pictures"]), *(with_interval(figures.get(one), "+.3f") for one in FIGURES))
             for name, figures in apart.items()
         ]
         print(aligned([("", "pictures", *FIGURES), *rows], indent=""))
     if output is not None:
         write_whole(page(reports, seconds, apart) if output.suffix == ".html" else drawing(reports), output)
         print(output)
-
-
-def _apart(figure: Sequence[float] | None) -> str:
-    """Return a difference and its interval, if there is one, as people read it."""
-    if figure is None:
-        return ""
-    mean, *interval = (f"{value:+.3f}" for value in figure)
-    return f"{mean} ({' to '.join(interval)})" if interval else mean

@@ -25,7 +25,7 @@ from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, Maker, Method, Opening, in_batches
+from realcustom.evaluation.methods import IMAGE_PROMPT, UNBOUNDED, Customized, Maker, Method, Opening, in_batches
 from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
 from realcustom.evaluation.photo_page import write_page
@@ -89,10 +89,6 @@ _OF_RUNS = (
 """Options that nothing reads where no picture is made; the encoders of photographs have a device in any case."""
 
 
-_BOUNDS = tuple(name for name in IMAGE_PROMPT if name.startswith(("mask", "final_mask")))
-"""Options that would bound an image prompt, which nothing bounds."""
-
-
 def _given(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
 
@@ -133,8 +129,6 @@ class _Making:
                 raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
             if options.benchmark == "dreambench-pairs":
                 raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
-        if name == "image-prompt":
-            _refuse_beside(options, "--method image-prompt, which acts in all of the picture", _BOUNDS)
         if options.ray is not None:
             _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
         given = {
@@ -143,6 +137,7 @@ class _Making:
         if options.batch_size is not None:
             given["batch_size"] = options.batch_size
         if name == "image-prompt":
+            _refuse_beside(options, "--method image-prompt, which acts in all of the picture", tuple(UNBOUNDED))
             given = {**IMAGE_PROMPT, **{name: value for name, value in given.items() if value is not None}}
         self.settings = Settings(mask_refined=options.mask_refined, **given)
         opening = Opening(
@@ -221,9 +216,9 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         claim(output, about)
     else:
         making, progress = _Making(options), Progress()
-        for prompt, words in {case.prompt: case.words for case in cases}.items():  # now, and not hours later
-            for word, occurrence in words:
-                find_word(prompt, word, making.method.pipeline.tokenizer, occurrence=occurrence)
+        said = dict.fromkeys((case.prompt, word, which) for case in cases for word, which in case.words)
+        for prompt, word, occurrence in said:  # now, and not hours later
+            find_word(prompt, word, making.method.pipeline.tokenizer, occurrence=occurrence)
         about = photographs.describe(making.method, cases, making.settings)
         with told_by_option():
             photographs.make_pictures(making.maker, about, cases, output, progress.say)

@@ -122,9 +122,9 @@ def rows_of(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """Return the figures of every method's pictures of subjects, then those of the rows beside them."""
     rows = {name: dict(told["rows"]["subject"]) for name, told in reports.items()}
     first = next(iter(reports.values()))
+    alike = all(told.get(name) == first.get(name) for told in reports.values() for name in _OF_A_TWIN)
     for row in BESIDE:
         known = [told["rows"][row] for told in reports.values() if row in told["rows"]]
-        alike = all(told.get(name) == first.get(name) for told in reports.values() for name in _OF_A_TWIN)
         if known and (row != "twin" or alike):
             rows[f"({row})"] = dict(known[0])
     return rows

@@ -67,14 +67,15 @@ class Method(Protocol):
         ...
 
 
-IMAGE_PROMPT = {
-    "mask_scope": 1.0, "final_mask_scope": 1.0, "mask_binary": True, "mask_yields": False, "token_ratio": 1.0,
-}  # fmt: skip
-"""Settings with which a subject acts in all of the picture, and with all of its features: an image prompt.
+UNBOUNDED = {"mask_scope": 1.0, "final_mask_scope": 1.0, "mask_binary": True, "mask_yields": False}
+"""Settings with which a subject acts in all of the picture.
 
 The word's attention bounds nothing then, and still says where placed tokens lie. A given mask of the whole picture would lay
 them out over all of it, which no training has shown the adapter.
 """
+
+IMAGE_PROMPT = {**UNBOUNDED, "token_ratio": 1.0}
+"""The same with all of the subject's features: an image prompt."""
 
 
 class Customized:

@@ -15,6 +15,9 @@ from realcustom.guidance import Form
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
 
+_DROPPED = {"batch_size"}
+"""Those of `Settings` that decide nothing of what a picture looks like; a `run.json` of an older version says them."""
+
 OF_SUBJECTS = (
     "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary", "mask_yields",
     "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
@@ -72,15 +75,12 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
         **{name: value for name, value in own.items() if name in asdict(settings) or name == "mask_layers"},
-        **{name: value for name, value in asdict(settings).items() if value is not None and name != "batch_size"},
+        **{name: value for name, value in asdict(settings).items() if value is not None and name not in _DROPPED},
     }
 
 
 _ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False}
 """What a `run.json` of an older version does not say, and what its pictures were made with."""
-
-_DROPPED = {"batch_size"}
-"""What one of an older version says, and what decides nothing."""
 
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:

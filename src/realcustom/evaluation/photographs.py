@@ -164,10 +164,11 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
 
     The interval is by bootstrap over subjects.
     """
-    rows = {row: means_of([one for one in records if one["row"] == row], tuple(FIGURES)) for row in ROWS}
-    # Subjects have four to six real pictures, and each counts once.
-    rows["real"] |= means_of(_one_each([one for one in records if one["row"] == "real"]), tuple(FIGURES)) | {
-        "pictures": rows["real"]["pictures"]
+    by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
+    # Subjects have four to six real pictures, and each subject counts once.
+    rows = {
+        row: means_of(_one_each(own) if row == "real" else own, tuple(FIGURES)) | {"pictures": len(own)}
+        for row, own in by_row.items()
     }
     made = [record for record in records if record["row"] == "subject"]
     return {

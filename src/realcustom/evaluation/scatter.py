@@ -72,7 +72,7 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
                 drawn += f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-opacity=".35"/>'
             name = escape(one.name)
             drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
-            if len(own) <= 2 or place in (0, len(own) - 1):
+            if place in (0, len(own) - 1):
                 drawn += f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{name}</text>'
     ticks = "".join(
         f'<text text-anchor="middle" x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>'

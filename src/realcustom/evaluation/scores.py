@@ -73,6 +73,14 @@ def means_of(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict
     return figures
 
 
+def with_interval(figure: Sequence[float] | None, form: str) -> str:
+    """Return [mean, low, high] or [mean] as people read it, each number in a format such as ".2f"; nothing of None."""
+    if figure is None:
+        return ""
+    mean, *interval = (format(value, form) for value in figure)
+    return f"{mean} ({' to '.join(interval)})" if interval else mean
+
+
 def pareto_front(values: Sequence[tuple[float, float]]) -> list[int]:
     """Return the numbers of those pairs than which no other one is as large in both and larger in one."""
     return [
