@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,13 +60,40 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             "--final-mask-scope would have no effect, because the mask is frozen in the first half",
         ),
         (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
+        (("--pictures", "theirs", "--adapter", "x"), "--adapter, --steps would have no effect beside --pictures"),
+        (("--batch-size", "0"), "--batch-size must be at least 1, but is 0"),
+        (("--seeds", "-1"), "--seeds must be at least 1, but is -1"),
+        (("--split", "test", "--subset"), "--split, --subset can be used with stickers only"),
+        (("--benchmark", "stickers", "--clip", "x"), "--clip can be used with benchmarks of photographs only"),
+        (("--subjects", "1"), "--photographs, --subjects and --prompts are for dreambench"),
+        (("--benchmark", "dreambench"), "DreamBench needs its photographs: --photographs FOLDER"),
+        (("--method", "dreambooht"), "but dreambooht is no file"),
+        (
+            ("--method", "recipe.yaml", "--mask-scope", ".5"),
+            "--mask-scope would have no effect beside a recipe of tuning",
+        ),
+        (("--method", "recipe.yaml", "--ray", "local"), "--ray would have no effect beside a recipe of tuning"),
+        (("--ray", "local", "--batch-size", "4"), "--batch-size would have no effect beside --ray"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, options, message):
+    Path("recipe.yaml").write_text("phrase: new word")
     code, said = evaluate(*options)
     assert code == 2
     assert message in said.err
     assert not Path("out").exists()
+
+
+def test_a_recipe_of_tuning_is_refused_where_two_subjects_are_shown(evaluate, subject):
+    for name, number in (("dog", 2), ("dog2", 2)):
+        folder = Path("photographs") / name
+        folder.mkdir(parents=True)
+        shutil.copy(subject, folder / f"{number:02d}.png")
+    Path("recipe.yaml").write_text("phrase: new word")
+    code, said = evaluate(
+        "--benchmark", "dreambench-pairs", "--photographs", "photographs", "--subjects", "dog+dog2", "--method", "recipe.yaml"
+    )  # fmt: skip
+    assert (code, "a recipe of tuning learns one subject" in said.err) == (2, True)
 
 
 def test_every_subject_of_a_sentence_must_be_said_before_any_picture_is_made(evaluate):

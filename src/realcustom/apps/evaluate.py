@@ -19,7 +19,7 @@ from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_opti
 from realcustom.customization import MaskSettings
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
-from realcustom.evaluation import photographs
+from realcustom.evaluation import dreambench, photographs
 from realcustom.evaluation.cases import WHOLE, Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.encoders import load_encoders
@@ -247,7 +247,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
 
 def _cases(options: argparse.Namespace) -> list[Case]:
     """Return the work list that the options name."""
-    seeds = options.seeds or 4
+    seeds = options.seeds or dreambench.SEEDS
     if options.benchmark not in ("dreambench", "dreambench-pairs"):
         if options.photographs is not None or options.subjects is not None or options.prompts is not None:
             raise InputError("--photographs, --subjects and --prompts are for dreambench; a folder lists its own")
@@ -260,7 +260,7 @@ def _cases(options: argparse.Namespace) -> list[Case]:
         options.photographs,
         pairs=options.benchmark == "dreambench-pairs",
         subjects=options.subjects,
-        prompts=options.prompts or 25,
+        prompts=options.prompts or dreambench.SENTENCES,
         seeds=seeds,
     )
 

@@ -15,8 +15,8 @@ from realcustom.options import Options, parse_options
 LIST = "benchmark.jsonl"
 """Name of the file that makes a folder a benchmark of its own."""
 
-WHOLE = 30 * 25 * 4
-"""How many pictures DreamBench asks for by its published protocol, and as many its pairs: subjects, sentences, seeds."""
+WHOLE = len(dreambench.CLASSES) * dreambench.SENTENCES * dreambench.SEEDS
+"""How many pictures DreamBench asks for by its published protocol, and as many its pairs."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -75,9 +75,14 @@ class ListedSubject(Options):
 
 
 def dreambench_cases(
-    folder: Path, *, pairs: bool = False, subjects: Sequence[str] | None = None, prompts: int = 25, seeds: int = 4
+    folder: Path,
+    *,
+    pairs: bool = False,
+    subjects: Sequence[str] | None = None,
+    prompts: int = dreambench.SENTENCES,
+    seeds: int = dreambench.SEEDS,
 ) -> list[Case]:
-    """Return DreamBench's work list by its published protocol: each subject, or pair, under 25 sentences with 4 seeds.
+    """Return DreamBench's work list by its published protocol, or a part of it: each subject, or pair, under each sentence.
 
     Args:
         folder: with a folder of pictures for each of the 30 subjects.
@@ -93,8 +98,8 @@ def dreambench_cases(
     unknown = [name for name in subjects or () if name not in known]
     if unknown:
         raise InputError(f"DreamBench has no {', '.join(unknown)}; it has {', '.join(known)}")
-    if not 1 <= prompts <= 25:
-        raise InputError(f"DreamBench has 1 to 25 sentences about each subject, not {prompts}")
+    if not 1 <= prompts <= dreambench.SENTENCES:
+        raise InputError(f"DreamBench has 1 to {dreambench.SENTENCES} sentences about each subject, not {prompts}")
     cases = []
     for name in dict.fromkeys(subjects or known):
         shown = tuple(_dreambench_subject(folder, one) for one in name.split("+"))
@@ -109,7 +114,7 @@ def dreambench_cases(
     return cases
 
 
-def listed_cases(folder: Path, seeds: int = 4) -> list[Case]:
+def listed_cases(folder: Path, seeds: int = dreambench.SEEDS) -> list[Case]:
     """Return the work list of a folder of one's own, see `ListedSubject`.
 
     Raises:

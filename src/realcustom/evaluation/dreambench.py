@@ -55,9 +55,15 @@ _WORN = (
 )  # fmt: skip
 _PROPERTIES = ("red", "purple", "shiny", "wet", "cube shaped")
 
+SENTENCES = len(_SCENES) + len(_WORN) + len(_PROPERTIES)
+"""How many sentences there are about each subject."""
+
+SEEDS = 4
+"""How many pictures of each subject and sentence the published protocol asks for."""
+
 
 def prompts(words: Sequence[str], *, live: bool) -> list[tuple[str, str]]:
-    """Return the 25 sentences about one subject or two, each as (family, sentence).
+    """Return the `SENTENCES` sentences about one subject or two, each as (family, sentence).
 
     Args:
         words: the subjects' class words.
