@@ -81,23 +81,23 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
 
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
-        **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.65, 0.8, 1.0, final_mask_scope=1.0),
-        **_values("final_mask_scope", 0.25, 0.5, 1.0),
+        **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0, final_mask_scope=1.0),
+        **_values("final_mask_scope", 0.25, 0.5),
         "soft mask": Variant({"mask_binary": False}),
         "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25, "final_mask_scope": 1.0}),
     },
     "scoring": {
-        "no scoring": Variant({"token_ratio": 1.0}, _scoring(None)),
-        "by the text alone": Variant({}, _scoring(0.0)),
-        "by the picture alone": Variant({}, _scoring(1.0)),
-        "plain mean of both": Variant({}, _scoring(0.5)),
-        **_values("token_ratio", 0.5, 0.7, 0.8, 0.9, 1.0),
+        "no scoring": Variant({}, _scoring(None)),
+        **_values("token_ratio", 0.9, 0.8, 0.7, 0.5),
+        "token_ratio 0.7, by the text alone": Variant({"token_ratio": 0.7}, _scoring(0.0)),
+        "token_ratio 0.7, by the picture alone": Variant({"token_ratio": 0.7}, _scoring(1.0)),
+        "token_ratio 0.7, plain mean of both": Variant({"token_ratio": 0.7}, _scoring(0.5)),
     },
     "mask": {
         "no mask": Variant(UNBOUNDED),
         "no places": Variant({}, _without_places),
         "no places, no mask": Variant(UNBOUNDED, _without_places),
-        **_values("mask_frozen_after", 3, 9),
+        **_values("mask_frozen_after", 3, 7, 11),
         "yields to no word": Variant({"mask_yields": False}),
         "refined by self-attention": Variant({"mask_refined": True}),
         **{f"mask_layers {name}": Variant({}, _layers(name)) for name in ("mid_block", "down_blocks", "up_blocks")},
@@ -107,9 +107,8 @@ TABLES: dict[str, dict[str, Variant]] = {
         "direct guidance, mask_source generation": Variant({"guidance": "direct", "mask_source": "generation"}),
     },
     "guidance": {
-        **_values("subject_guidance_scale", 2.0, 3.5, 7.0),
-        **_values("guidance_scale", 2.5, 6.0),
-        "direct guidance": Variant({"guidance": "direct"}),
+        **_values("subject_guidance_scale", 1.5, 2.5, 5.0, 7.0),
+        **_values("guidance_scale", 1.5, 4.0, 6.0),
         **_values("subject_scale", 0.6, 0.8, 1.2),
     },
     "steps": {

@@ -138,6 +138,17 @@ class RealCustomAdapter(ModelMixin, ConfigMixin):
             log_precision.data += 2 * math.log(2)
         return finer
 
+    def as_image_prompt(self) -> RealCustomAdapter:
+        """Return an adapter of the same weights that neither scores nor places its tokens, to be trained further.
+
+        All features of a subject act alike everywhere, as IP-Adapter has it (Ye et al., 2023).
+        """
+        config = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        plain = RealCustomAdapter(**{**config, "scoring_dim": 0, "placed_heads": None})
+        kept = plain.state_dict().keys()
+        plain.load_state_dict({name: weight for name, weight in self.state_dict().items() if name in kept})
+        return plain
+
     def forward(
         self,
         features: Float[Tensor, "b i c_f"],

@@ -218,3 +218,16 @@ def test_a_finer_adapters_heads_reach_half_as_far(tiny, unet):
 def test_features_that_are_no_patches_cannot_be_made_finer(tiny, unet):
     with pytest.raises(InputError, match="patches of latents"):
         tiny.adapter(unet, projector_depth=0).finer()
+
+
+def test_an_image_prompt_is_the_same_adapter_without_scores_and_places(tiny, unet, inputs):
+    adapter = tiny.adapter(unet, placed=True, own_queries=True)
+    plain = adapter.as_image_prompt()
+    features, text, latents, alpha = inputs
+    view = plain(features, text, latents, alpha, token_ratio=0.5, positions=torch.rand(2, 16, 2))
+    assert (view.weights, view.kept, view.precisions) == (None, None, None)
+    before = adapter.keys_values(adapter.tokens(features))
+    for name, (key, value) in view.keys_values.items():
+        assert torch.equal(key, before[name][0])
+        assert torch.equal(value, before[name][1])
+        assert torch.equal(view.to_q[name].weight, adapter.to_q[name.replace(".", "-")].weight)

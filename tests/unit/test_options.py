@@ -128,6 +128,7 @@ SCENES, JOINT, BASE = (
         (BASE, "caption_dropout=2", "less than or equal to 1"),
         (BASE, "snr_gamma=5", "snr_gamma is no option"),
         (RECIPES / "stickers" / "joint-sharp.yaml", "initial_adapter=null", "finer needs initial_adapter"),
+        (RECIPES / "stickers" / "adapter.yaml", "image_prompt=true", "image_prompt needs initial_adapter"),
         (RECIPES / "stickers" / "autoencoder.yaml", "latent_noise=-1", "greater than or equal to 0"),
     ],
 )

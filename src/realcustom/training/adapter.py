@@ -53,6 +53,8 @@ class AdapterRecipe(Recipe):
     """Folder of an adapter to start from."""
     finer: Fixed[bool] = False
     """Take a quarter of each of its features, so that it has four times as many tokens."""
+    image_prompt: Fixed[bool] = False
+    """Leave out its scoring and its places, so that it becomes an image prompt, see `RealCustomAdapter.as_image_prompt`."""
     caption_dropout: Share = 0.1
     """Share of captions that are replaced by the empty one."""
     frame_jitter: NonNegativeFloat = 0.1
@@ -81,9 +83,10 @@ class AdapterRecipe(Recipe):
     subject_guidance_scale: float = 4.0
 
     @model_validator(mode="after")
-    def _there_is_something_to_refine(self) -> AdapterRecipe:
-        if self.finer and self.initial_adapter is None:
-            raise ValueError("finer needs initial_adapter: a new adapter is made as fine as it shall be")
+    def _there_is_something_to_change(self) -> AdapterRecipe:
+        if self.initial_adapter is None and (self.finer or self.image_prompt):
+            name = "finer" if self.finer else "image_prompt"
+            raise ValueError(f"{name} needs initial_adapter: a new adapter is made by the options of adapter")
         return self
 
 
@@ -171,10 +174,14 @@ def predict(
         return predict_noisy(unet, noisy, text)
 
 
-def _initial(folder: Path, *, finer: bool) -> RealCustomAdapter:
-    """Return the adapter of a folder."""
-    adapter = load_strictly(RealCustomAdapter, folder)
-    return adapter.finer() if finer else adapter
+def _initial(recipe: AdapterRecipe, unet: UNet2DConditionModel) -> RealCustomAdapter:
+    """Return the adapter with which a run starts."""
+    if recipe.initial_adapter is None:
+        return construct(RealCustomAdapter.for_unet, {"unet": unet, **recipe.adapter}, "adapter")
+    adapter = load_strictly(RealCustomAdapter, recipe.initial_adapter)
+    if recipe.finer:
+        adapter = adapter.finer()
+    return adapter.as_image_prompt() if recipe.image_prompt else adapter
 
 
 def jittered(frames: Float[Tensor, "b 2 3"], jitter: float, generator: torch.Generator) -> Float[Tensor, "b 2 3"]:
@@ -213,11 +220,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
         self.scheduler = DDPMScheduler.from_config(self.base.scheduler.config)
-        self.adapter = (
-            _initial(recipe.initial_adapter, finer=recipe.finer)
-            if recipe.initial_adapter
-            else construct(RealCustomAdapter.for_unet, {"unet": self.base.unet, **recipe.adapter}, "adapter")
-        )
+        self.adapter = _initial(recipe, self.base.unet)
         if self.adapter.log_precisions and recipe.data.source == "folder":
             raise InputError(
                 "an adapter that places its tokens learns from a source that knows where its subjects are: stickers; "
