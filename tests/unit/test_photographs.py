@@ -91,6 +91,12 @@ def save(picture, path):
     picture.save(path)
 
 
+def measured(cases, encoders, folder, told=None):
+    """Measure the pictures in `made`; `told` receives what progress is told."""
+    say = (lambda *_: None) if told is None else lambda *what: told.append(what)
+    return photographs.score(cases, encoders, {"subject": folder / "made"}, folder / "journal.jsonl", say)
+
+
 class TestArithmetic:
     """One subject with two real pictures, red (the reference) and green; the picture made of it is yellow."""
 
@@ -103,7 +109,7 @@ class TestArithmetic:
 
     def score(self, case, tmp_path, encoders):
         save(plain("yellow"), tmp_path / "made" / case.path)
-        return photographs.score([case], encoders, {"subject": tmp_path / "made"})
+        return measured([case], encoders, tmp_path)
 
     def test_of_pairs_the_mean_cosine_counts(self):
         made, real = np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -143,12 +149,36 @@ class TestArithmetic:
         work = [replace(case, seed=seed) for seed in range(3)] + [replace(case, prompt_number=1)]
         for one, colour in zip(work, ("red", "red", "yellow", "blue"), strict=True):
             save(plain(colour), tmp_path / "made" / one.path)
-        records = photographs.score(work, Encoders(lpips=MeanDifference()), {"subject": tmp_path / "made"})
+        records = measured(work, Encoders(lpips=MeanDifference()), tmp_path)
         third = 1 / 3  # red and yellow differ in one of three channels
         assert [one["diversity"] for one in records[:3]] == pytest.approx([third / 2, third / 2, third])
         assert not any("diversity" in one for one in records[3:])
         report = photographs.summarise(records, {})
         assert report["rows"]["subject"]["diversity"][0] == pytest.approx((0 + third + third) / 3, abs=1e-4)
+
+    def test_what_a_killed_run_has_measured_is_not_measured_again(self, case, tmp_path):
+        work = [replace(case, prompt_number=number) for number in range(2)]
+        for one, colour in zip(work, ("red", "yellow"), strict=True):
+            save(plain(colour), tmp_path / "made" / one.path)
+
+        class Fails(CountsRed):
+            def reward(self, picture, sentence):
+                assert np.asarray(picture)[0, 0, 1] == 0, "killed at the yellow one"
+                return 7.0
+
+        with pytest.raises(AssertionError, match="killed"):
+            measured(work, Encoders(image_reward=Fails()), tmp_path)
+        with (tmp_path / "journal.jsonl").open("a") as journal:
+            journal.write('{"key": "cut o')
+        told = []
+        for _ in range(2):
+            records = measured(work, Encoders(image_reward=CountsRed()), tmp_path, told)
+            assert [one["image_reward"] for one in records[:2]] == [7, 1 + len(case.prompt)]
+        assert told[:3] == [("measured", count, 4) for count in (1, 2, 3)]
+        save(plain("blue"), tmp_path / "made" / work[0].path)
+        assert measured(work, Encoders(image_reward=CountsRed()), tmp_path)[0]["image_reward"] == len(case.prompt)
+        other = measured(work, Encoders(image_reward=CountsRed("another")), tmp_path)
+        assert other[1]["image_reward"] == 1 + len(case.prompt)
 
     def test_without_encoders_nothing_is_a_number(self, case, tmp_path):
         records = self.score(case, tmp_path, Encoders(missing=(("clip", "no such folder"),)))

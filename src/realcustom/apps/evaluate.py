@@ -226,7 +226,8 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             progress.tell(dict.fromkeys(photographs.MADE, len(cases) if options.photographs is None else WHOLE))
         folders = {row: output / row for row in photographs.MADE}
         write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
-    records = photographs.score(cases, encoders, folders)
+    journal = output / "records.part.jsonl"
+    records = photographs.score(cases, encoders, folders, journal, Progress().say)
     report = photographs.summarise(
         records,
         {
@@ -237,6 +238,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         },
     )
     write_lines(records, output / "records.jsonl")
+    journal.unlink()
     write_whole(json.dumps(report, indent=1), output / "report.json")
     write_page(report, records, cases, folders, output / "report.html")
     for name, told in report["encoders"].items():

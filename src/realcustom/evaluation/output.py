@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from realcustom.branches import MaskSource
 from realcustom.errors import InputError
@@ -135,6 +136,50 @@ def make_missing(
     for count, (place, made) in enumerate(maker(requests) if requests else (), 1):
         write(made, paths[place])
         progress(row, there + count, len(work))
+
+
+class Piece(NamedTuple):
+    """Some pictures that are measured at once."""
+
+    of: Callable[[], list[Any]]
+    """Says what decides the records, as JSON can hold it."""
+    records: Callable[[], list[dict[str, Any]]]
+    """Measures."""
+
+
+def records_of(
+    pieces: Sequence[Piece], journal: Path, progress: Callable[[str, int, int], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of all pieces, and keep them, so that a run that was killed does not measure them again.
+
+    Args:
+        pieces: in the order of their records.
+        journal: file that receives a line for each piece as soon as it is measured.
+        progress: is told "measured", how many pieces are, and of how many.
+    """
+    known = _journalled(journal)
+    with journal.open("a", encoding="utf-8") as file:
+        for count, piece in enumerate(pieces, 1):
+            key = hashlib.sha256(json.dumps(piece.of()).encode()).hexdigest()
+            if key not in known:
+                known[key] = piece.records()
+                # The line before may have been cut off by the end of a killed run.
+                file.write("\n" + json.dumps({"key": key, "records": known[key]}) + "\n")
+                file.flush()
+            yield from known[key]
+            progress("measured", count, len(pieces))
+
+
+def _journalled(journal: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of a journal by the keys of their pieces."""
+    known = {}
+    for line in journal.read_text("utf-8").splitlines() if journal.is_file() else ():
+        try:
+            piece = json.loads(line)
+        except ValueError:  # empty, or cut off
+            continue
+        known[piece["key"]] = piece["records"]
+    return known
 
 
 def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:

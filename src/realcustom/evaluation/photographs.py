@@ -16,7 +16,7 @@ from realcustom.errors import InputError
 from realcustom.evaluation.cases import Case, RealSubject, digest
 from realcustom.evaluation.encoders import Distance, Encoders, cut_out
 from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
-from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
+from realcustom.evaluation.output import Piece, Settings, claim, describe_run, make_missing, records_of
 from realcustom.evaluation.scores import means_of, pairwise_cosine
 from realcustom.pictures import as_seen, read_picture, write_picture
 
@@ -133,30 +133,68 @@ def require_pictures(cases: Sequence[Case], folder: Path) -> None:
             )
 
 
-def score(cases: Sequence[Case], encoders: Encoders, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+def score(
+    cases: Sequence[Case],
+    encoders: Encoders,
+    folders: Mapping[str, Path],
+    journal: Path,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
     """Return one record for each picture of each row: what it is worth by every encoder that is there.
 
     Args:
         cases: the work list.
         encoders: what is not there is not in the records.
         folders: of the rows that were made, by name.
+        journal: keeps the records of each sentence as soon as they are there, see `records_of`.
+        progress: is told "measured", how many sentences and subjects are, and of how many.
     """
-    real = _RealPictures(encoders)
-    records = []
-    for row, folder in folders.items():
-        diversity = {} if encoders.lpips is None else _diversity(cases, folder, encoders.lpips)
-        for case in cases:
-            figures = real.measured(case, read_picture(folder / case.path))
-            records.append(_record(row, case, figures | diversity.get(case.path, {})))
+    real, list_and_encoders = _RealPictures(encoders), [digest(cases), encoders.names()]
+    sentences: dict[tuple[str, int], list[Case]] = {}
+    for case in cases:
+        sentences.setdefault((case.group, case.prompt_number), []).append(case)
+    pieces = [
+        Piece(partial(_shown, list_and_encoders, row, own, folder), partial(_measured, row, own, folder, real))
+        for row, folder in folders.items()
+        for own in sentences.values()
+    ]
     single = [case for case in cases if len(case.subjects) == 1]
-    for case in {(case.group, case.prompt): case for case in reversed(single)}.values():  # whatever the seed
-        records.append(_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference))))
-    for subject in {case.group: case.subjects[0] for case in single}.values():
-        records += [
-            {"row": "real", "picture": name, "group": subject.name, "word": subject.word, "family": "", **figures}
-            for name, figures in real.among_themselves(subject)
-        ]
-    return records
+    pieces += [
+        Piece(partial(list, (*list_and_encoders, "copy", case.group, case.prompt)), partial(_copied, case, real))
+        for case in {(case.group, case.prompt): case for case in reversed(single)}.values()  # whatever the seed
+    ]
+    pieces += [
+        Piece(partial(list, (*list_and_encoders, "real", subject.name)), partial(_among_themselves, subject, real))
+        for subject in {case.group: case.subjects[0] for case in single}.values()
+    ]
+    return list(records_of(pieces, journal, progress))
+
+
+def _shown(start: list[Any], row: str, sentence: Sequence[Case], folder: Path) -> list[Any]:
+    """Return what decides the records of a sentence: `start`, and the contents of its pictures."""
+    files = {str(case.path): (folder / case.path).read_bytes() for case in sentence}
+    return [*start, row, {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}]
+
+
+def _measured(row: str, sentence: Sequence[Case], folder: Path, real: _RealPictures) -> list[dict[str, Any]]:
+    pictures = [read_picture(folder / case.path) for case in sentence]
+    lpips = real.encoders.lpips
+    diversity = [{}] * len(pictures) if lpips is None else _diversity([as_seen(one) for one in pictures], lpips)
+    return [
+        _record(row, case, real.measured(case, picture) | more)
+        for case, picture, more in zip(sentence, pictures, diversity, strict=True)
+    ]
+
+
+def _copied(case: Case, real: _RealPictures) -> list[dict[str, Any]]:
+    return [_record("copy", case, real.measured(case, read_picture(case.subjects[0].reference)))]
+
+
+def _among_themselves(subject: RealSubject, real: _RealPictures) -> list[dict[str, Any]]:
+    return [
+        {"row": "real", "picture": name, "group": subject.name, "word": subject.word, "family": "", **figures}
+        for name, figures in real.among_themselves(subject)
+    ]
 
 
 def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,19 +232,14 @@ def _one_each(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _diversity(cases: Sequence[Case], folder: Path, lpips: Distance) -> dict[Path, dict[str, float]]:
-    """Return each picture's mean distance to the others of its sentence, by its path; nothing of one that has no others."""
-    of_sentences: dict[tuple[str, int], list[Path]] = {}
-    for case in cases:
-        of_sentences.setdefault((case.group, case.prompt_number), []).append(case.path)
-    found: dict[Path, list[float]] = {}
-    for paths in of_sentences.values():
-        pictures = [as_seen(read_picture(folder / path)) for path in paths]
-        for one, other in combinations(range(len(paths)), 2):
-            distance = lpips.distance(pictures[one], pictures[other])
-            for number in (one, other):
-                found.setdefault(paths[number], []).append(distance)
-    return {path: {"diversity": float(np.mean(values))} for path, values in found.items()}
+def _diversity(pictures: Sequence[Image.Image], lpips: Distance) -> list[dict[str, float]]:
+    """Return the mean distance of each picture of a sentence to the others; nothing of a single one."""
+    found: list[list[float]] = [[] for _ in pictures]
+    for one, other in combinations(range(len(pictures)), 2):
+        distance = lpips.distance(pictures[one], pictures[other])
+        found[one].append(distance)
+        found[other].append(distance)
+    return [{"diversity": float(np.mean(distances))} if distances else {} for distances in found]
 
 
 def _record(row: str, case: Case, figures: Mapping[str, float]) -> dict[str, Any]:
