@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import attached, attention_grid, cross_attention_layers
 from realcustom.convert import convert_unet
-from realcustom.customization import Actor, Customization, MaskSettings, Reference
+from realcustom.customization import Actor, Customization, Reference
 from realcustom.guidance import direct_guidance
 from realcustom.prompts import TextStates
+from realcustom.settings import MaskSettings
 
 SDXL = {
     "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280),
@@ -86,7 +87,7 @@ def main() -> None:
         columns = torch.zeros(1, 77, 1)
         columns[0, 2] = 1
         grid = attention_grid(unet, (side, side))
-        settings = MaskSettings(normalization="min_max_per_layer")
+        settings = MaskSettings(mask_normalization="min_max_per_layer")
         actor = Actor([reference], columns, torch.ones(1))
         customization = Customization(adapter, tap, text, [actor], grid, 25, settings)
         started = time.monotonic()

@@ -40,29 +40,26 @@ from realcustom.vision import ImageFeatures
 WORD, PROMPT = "robot", "a robot on the beach"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-NEVER = 1000
-"""More steps than any run has."""
-
 EXACT = {
     "direct, mask frozen at 12": {"guidance": "direct", "mask_frozen_after": 12},
-    "direct, mask never frozen": {"guidance": "direct", "mask_frozen_after": NEVER},
-    "cascade, mask never frozen": {"guidance": "cascade", "mask_frozen_after": NEVER},
+    "direct, mask never frozen": {"guidance": "direct", "mask_frozen_after": "never"},
+    "cascade, mask never frozen": {"guidance": "cascade", "mask_frozen_after": "never"},
 }
 FASTER = {
     "direct, mask of the encoder, frozen at 12": {**EXACT["direct, mask frozen at 12"], "mask_source": "encoder"},
     "direct, previous mask, frozen at 12": {**EXACT["direct, mask frozen at 12"], "mask_source": "previous"},
-    "cascade, previous mask": {"guidance": "cascade", "mask_source": "previous", "mask_frozen_after": NEVER},
-    "direct, generation's mask": {"guidance": "direct", "mask_frozen_after": NEVER, "mask_source": "generation"},
+    "cascade, previous mask": {"guidance": "cascade", "mask_source": "previous", "mask_frozen_after": "never"},
+    "direct, generation's mask": {"guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation"},
     "direct, frozen at 12, guided from .1 to .7": {
         **EXACT["direct, mask frozen at 12"], "guidance_start": 0.1, "guidance_end": 0.7,
     },
     "direct, generation's mask, guided from .1 to .7": {
-        "guidance": "direct", "mask_frozen_after": NEVER, "mask_source": "generation", "guidance_start": 0.1,
+        "guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation", "guidance_start": 0.1,
         "guidance_end": 0.7,
     },
     "direct, frozen at 12, cache of 2": {**EXACT["direct, mask frozen at 12"], "cache_interval": 2},
     "direct, generation's mask, cache of 3": {
-        "guidance": "direct", "mask_frozen_after": NEVER, "mask_source": "generation", "cache_interval": 3,
+        "guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation", "cache_interval": 3,
     },
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "realcustom"
 LAYERS = (
     ("errors", "files", "options", "checks"),
     ("masks", "guidance", "placement", "prompts", "schedule", "scoring"),
-    ("projector", "attention", "latents", "vision"),
+    ("projector", "attention", "latents", "vision", "settings"),
     ("adapter",),
     ("customization", "convert"),
     ("branches",),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realcustom.adapter import RealCustomAdapter
-    from realcustom.customization import MaskSettings
     from realcustom.pipeline import RealCustomPipeline
     from realcustom.report import RealCustomOutput
     from realcustom.saved_subject import SavedSubject
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "MaskSettings", "RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline", "SavedSubject", "Subject", "load_realcustom",
+    "RealCustomAdapter", "RealCustomOutput", "RealCustomPipeline", "SavedSubject", "Subject", "load_realcustom",
     "realcustom_masks", "set_realcustom_scale", "set_realcustom_subject", "set_realcustom_subjects", "unload_realcustom",
 ]  # fmt: skip
 
 _HOMES = {
-    "MaskSettings": "customization",
     "RealCustomAdapter": "adapter",
     "RealCustomOutput": "report",
     "SavedSubject": "saved_subject",

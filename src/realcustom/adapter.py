@@ -26,7 +26,8 @@ from realcustom.scoring import ScoringModule, strongest_present, strongest_token
 
 _OF_RC: dict[str, Any] = {
     "num_inference_steps": 50, "guidance_scale": 7.5, "subject_guidance_scale": 12.5, "mask_scope": 0.25,
-    "final_mask_scope": 1.0, "token_ratio": 0.8, "guidance": "cascade", "mask_normalization": "max", "mask_frozen_after": None,
+    "final_mask_scope": 1.0, "token_ratio": 0.8, "guidance": "cascade", "mask_normalization": "max", "mask_binary": False,
+    "mask_yields": False, "mask_frozen_after": "never",
 }  # fmt: skip
 _OF_RC_PLUS_PLUS: dict[str, Any] = {
     **_OF_RC, "num_inference_steps": 25, "guidance_scale": 3.5, "subject_guidance_scale": 3.5, "guidance": "direct",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -180,9 +181,9 @@ class AttentionTap:
     """Subjects that act in the next call; with none, every layer is the stock one."""
     word: Tensor | None = None
     """`[r, t]`, or `[r, t, s]` for several words: 1 on the tokens of the target word for the last `r` samples of the batch, or
-    those before the `behind` last ones; None records nothing."""
-    behind: int = 0
-    """How many samples lie behind those that are recorded."""
+    those before the `rows_after` last ones; None records nothing."""
+    rows_after: int = 0
+    """How many samples of the batch come after those that are recorded."""
     watched: Sequence[str] = ()
     """Beginnings of the names of the layers that record; all of them if there are none."""
     maps: dict[str, Tensor] = field(default_factory=dict)
@@ -225,7 +226,7 @@ class AttentionTap:
     def watched_rows(self, batch: int) -> slice:
         """Return which samples of a batch are recorded."""
         assert self.word is not None
-        last = batch - self.behind
+        last = batch - self.rows_after
         return slice(last - len(self.word), last)
 
     def own_attention(self, grid: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
@@ -357,7 +358,9 @@ class SelfAttnProcessor:
     """A layer's own processor of self-attention, beside which queries and keys are recorded with the word if that is asked."""
 
     def __init__(self, name: str, tap: AttentionTap, own: Any) -> None:
-        self.name, self.tap, self._own = name, tap, own
+        self.name, self.tap, self.own = name, tap, own
+        # diffusers hands a processor those of its keyword arguments that the signature of `__call__` names.
+        self.__call__ = wraps(own.__call__)(partial(type(self).__call__, self))  # type: ignore[method-assign]
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, of the shape of `hidden_states`."""
@@ -367,7 +370,7 @@ class SelfAttnProcessor:
             self.tap.self_attention[self.name] = (
                 _split_heads(attn.to_q(cells), attn.heads), _split_heads(attn.to_k(cells), attn.heads)
             )  # fmt: skip
-        return self._own(attn, hidden_states, *args, **kwargs)
+        return self.own(attn, hidden_states, *args, **kwargs)
 
 
 def _split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -412,6 +415,7 @@ def tapped_processors(unet: UNet2DConditionModel, tap: AttentionTap, *, self_att
         if name in cross:
             processors[key] = SubjectAttnProcessor(name, tap)
         else:
+            own = own.own if isinstance(own, SelfAttnProcessor) else own
             processors[key] = SelfAttnProcessor(name, tap, own) if self_attention else own
     return processors
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -18,32 +18,13 @@ from torch import Tensor, nn
 from realcustom.attention import cross_attention_layers
 from realcustom.customization import Customization, Reference
 from realcustom.errors import InputError
-from realcustom.guidance import Guidance, cascade_guidance, direct_guidance
+from realcustom.guidance import cascade_guidance, direct_guidance
 from realcustom.prompts import TextStates
 from realcustom.schedule import alpha_at
-
-MaskSource = Literal["text", "encoder", "previous", "generation"]
-MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
+from realcustom.settings import Guidance, Shortcuts
 
 ENCODER = ("down_blocks", "mid_block")
 """Beginnings of the names of the layers that a UNet calls before it decodes."""
-
-
-@dataclass(frozen=True)
-class Shortcuts:
-    """What a run leaves out; the defaults leave nothing out."""
-
-    mask_source: MaskSource = "text"
-    """Where the mask of an evaluation comes from: "text", a T2I call of the same evaluation; "encoder", the same call, ended
-    before the UNet decodes, the mask made of the layers before that; "previous", T2I of the evaluation before, so that
-    all branches are one batch; "generation", TI2I's own attention to the text in the evaluation before, so that there is no
-    T2I call but the first. "encoder" and "generation" need direct guidance, which does without T2I's prediction."""
-    guidance_start: float = 0.0
-    """Share of the run before which the unconditional branch is not called, so that nothing is guided away from it."""
-    guidance_end: float = 1.0
-    """Share of the run from which on it is not called any more."""
-    cache_interval: int = 1
-    """The deep blocks of the UNet are called in every so manieth evaluation and give what they gave then in the others."""
 
 
 def encoder_layers(unet: UNet2DConditionModel, asked: Sequence[str]) -> list[str]:
@@ -158,11 +139,12 @@ class Branches:
         if self.shortcuts.cache_interval > 1:
             self._deep = DeepFeatures(self.unet)
         if self.customization is not None and self.shortcuts.mask_source == "encoder":
-            self.customization.watched = encoder_layers(self.unet, self.customization.settings.layers)
+            self.customization.watched = encoder_layers(self.unet, self.customization.settings.mask_layers)
 
     def predict(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Return the guided prediction of the next evaluation, of `noisy [b, c, h, w]` as the UNet receives it."""
-        subject, scale, rescale = self.customization, self.guidance.scale, self.guidance.rescale
+        subject = self.customization
+        scale, rescale = float(self.guidance.scale), float(self.guidance.rescale)
         if self._deep is not None and self._fresh:
             self._deep.forget()
         try:
@@ -181,7 +163,7 @@ class Branches:
         if self.guidance.form == "cascade":
             return cascade_guidance(
                 unconditional, text, painted,
-                guidance_scale=scale, subject_guidance_scale=self.guidance.subject_scale, guidance_rescale=rescale,
+                guidance_scale=scale, subject_guidance_scale=float(self.guidance.subject_scale), guidance_rescale=rescale,
             )  # fmt: skip
         return direct_guidance(unconditional, painted, guidance_scale=scale, guidance_rescale=rescale)
 
@@ -278,12 +260,12 @@ class Branches:
             self._look(subject, noisy, timestep)
         subject.find_mask(self._done == 0 or self._is_fresh(self._done - 1))
         cascade, own = self.guidance.form == "cascade", self.shortcuts.mask_source == "generation"
-        with_text = cascade or (subject.needs_text and not own and self._fresh)
+        with_text = cascade or (subject.needs_text and not own)
         names = ("n" if self._guided else "") + ("t" if with_text else "") + "t"
         everyone = torch.arange(len(noisy), device=noisy.device)
         batch = noisy.repeat(len(names), 1, 1, 1)
         alpha = alpha_at(self.alphas_cumprod, timestep)
-        with subject.acting(noisy, alpha, everyone), subject.watching(self._fresh, behind=0 if own else 1):
+        with subject.acting(noisy, alpha, everyone), subject.watching(self._fresh, rows_after=0 if own else 1):
             parts = self._call(batch, timestep, self._texts(names), names).chunk(len(names))
         painted = parts[-1]
         text = parts[-2] if cascade else painted

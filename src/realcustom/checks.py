@@ -34,7 +34,7 @@ def is_number(number: Any) -> bool:
     return isinstance(number, Real) and not isinstance(number, bool)
 
 
-def check_finite(numbers: Mapping[str, Any]) -> None:
+def check_numbers(numbers: Mapping[str, Any]) -> None:
     """Check numbers by name.
 
     Raises:

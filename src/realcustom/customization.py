@@ -15,7 +15,6 @@ from realcustom.adapter import RealCustomAdapter
 from realcustom.attention import AttentionTap, Influence, View
 from realcustom.masks import (
     MaskMode,
-    Normalization,
     aggregate,
     attended,
     combine,
@@ -25,8 +24,9 @@ from realcustom.masks import (
     overlap,
     yielding,
 )
-from realcustom.placement import FRAME_SCOPE, first_frame, frame_of, frame_step, place_tokens
+from realcustom.placement import FRAME_SCOPE, first_frame, frame_of, frame_step, grid_side, place_tokens
 from realcustom.prompts import TextStates
+from realcustom.settings import MaskSettings
 
 
 @dataclass(frozen=True)
@@ -92,40 +92,6 @@ class Actor:
         return self.start <= share < self.end
 
 
-NARROWED_FROM = 0.5
-"""Share of the run from which on masks have `MaskSettings.final_scope`."""
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """How the word's attention becomes a mask."""
-
-    scope: float = 0.25
-    """gamma_scope, the share of the grid that is kept (RC 11), or 1 minus the lowest relevance with `threshold`."""
-    final_scope: float = 1.0
-    """What the scope is narrowed to in the second half of the run; a smaller scope stays as it is."""
-    normalization: Normalization = "max"
-    binary: bool = False
-    threshold: bool = False
-    """Bound the relevance instead of the number of cells, as the authors' code can."""
-    refined: bool = False
-    """Spread the relevance along the UNet's own self-attention (RC++)."""
-    yields: bool = False
-    """Leave cells to words behind the subject's that stand out far more there, see `masks.yielding`."""
-    frozen_after: int | None = None
-    """Number of evaluations after which the last mask is kept (RC++); None never."""
-    layers: tuple[str, ...] = ()
-    """Beginnings of the names of the layers whose attention counts; all if there are none."""
-
-    def scope_at(self, share: float) -> float:
-        """Return the scope when a share of the run is done."""
-        return self.scope if share < NARROWED_FROM else min(self.scope, self.final_scope)
-
-    def narrows(self, evaluations: int) -> bool:
-        """Return whether a run of so many evaluations still finds a mask when the final scope holds."""
-        return self.frozen_after is None or max(0, self.frozen_after - 1) / evaluations >= NARROWED_FROM
-
-
 @dataclass
 class Customization:
     """The subjects of the pictures of one run, and what its steps have found.
@@ -179,29 +145,29 @@ class Customization:
         """Whether the next mask comes from the words' attention, so that T2I has to run."""
         if not any(actor.masked_by_word for actor in self.actors):
             return False
-        frozen_after = self.settings.frozen_after
-        # frozen before the first evaluation would be no mask at all, so that there is always one
-        return frozen_after is None or len(self.masks) < max(1, frozen_after)
+        frozen_after = self.settings.mask_frozen_after
+        return frozen_after == "never" or len(self.masks) < frozen_after
 
     @property
     def columns(self) -> Tensor:
         """All actors' columns side by side, `[b, t, k]`."""
         return torch.cat([actor.columns for actor in self.actors], dim=-1)
 
-    def watch(self, behind: int = 0) -> None:
+    def watch(self, rows_after: int = 0) -> None:
         """Let the UNet record where the words look, if a next mask comes from there.
 
         Args:
-            behind: how many rows for each picture lie behind those in which the words look, at the end of the batch.
+            rows_after: how many rows for each picture come after those in which the words look, at the end of the batch.
         """
-        self.tap.watched = self.settings.layers if self.watched is None else self.watched
-        self.tap.word, self.tap.behind = self.columns if self.needs_text else None, behind * len(self.text.states)
+        self.tap.watched = self.settings.mask_layers if self.watched is None else self.watched
+        self.tap.word = self.columns if self.needs_text else None
+        self.tap.rows_after = rows_after * len(self.text.states)
 
     @contextmanager
-    def watching(self, wanted: bool = True, behind: int = 0) -> Iterator[None]:
-        """Do so inside the `with` block, if it is wanted."""
+    def watching(self, wanted: bool = True, rows_after: int = 0) -> Iterator[None]:
+        """Let the UNet record where the words look inside the `with` block, if that is wanted, see `watch`."""
         if wanted:
-            self.watch(behind)
+            self.watch(rows_after)
         try:
             yield
         finally:
@@ -210,7 +176,8 @@ class Customization:
     def find_mask(self, renewed: bool = True) -> Tensor:
         """Return where the subjects may act in this evaluation, `[s, b, h, w]`.
 
-        It is made of what the UNet last recorded, or, if it is not renewed or its time is over, that of the evaluation before.
+        It is made of what the UNet last recorded; the mask of the evaluation before is used again when `renewed` is False or
+        the mask is frozen.
         """
         if (self.needs_text and renewed) or self._own is None:
             self._own, self._relevances, self._found_frames = self._found()
@@ -297,8 +264,7 @@ class Customization:
         positions, frames = None, self._frames[number]
         if self.adapter.log_precisions and one.frames is not None:
             assert frames is not None
-            side = round(one.tokens.shape[1] ** 0.5)
-            positions = place_tokens(side, one.frames.to(noisy), frames[rows].to(noisy))
+            positions = place_tokens(grid_side(one.tokens.shape[1]), one.frames.to(noisy), frames[rows].to(noisy))
         view = self.adapter.act(
             one.tokens, one.keys_values, text, noisy, alpha.to(noisy).expand(len(noisy)),
             token_ratio=self.token_ratio, mask=mask, present=one.present, positions=positions,
@@ -342,15 +308,15 @@ class Customization:
     def _masked_by_word(self, number: int, actor: Actor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the relevance of a word, its mask, and the mask that frames its subject, each `[b, h, w]`."""
         settings = self.settings
-        refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.refined else None
+        refine = partial(attended, layers=self.tap.own_attention(self.grid)) if settings.mask_refined else None
         first = sum(before.columns.shape[-1] for before in self.actors[:number])
         maps = [layer[..., first : first + actor.columns.shape[-1]] for layer in self.tap.maps.values()]
         words = [layer[..., 0] for layer in maps]
-        relevance = aggregate(words, normalization=settings.normalization, size=self.grid, refine=refine)
-        bounded = influence_threshold if settings.threshold else influence_scope
+        relevance = aggregate(words, normalization=settings.mask_normalization, size=self.grid, refine=refine)
+        bounded = influence_threshold if settings.mask_threshold else influence_scope
         scope = settings.scope_at(self.reached)
-        mask = bounded(relevance, mask_scope=scope, binary=settings.binary)
-        if settings.yields:
+        mask = bounded(relevance, mask_scope=scope, binary=settings.mask_binary)
+        if settings.mask_yields:
             every = [rearrange(layer, "b h w k -> (b k) h w") for layer in maps]
             attention = aggregate(every, normalization="none", size=self.grid)
             mask = yielding(mask, rearrange(attention, "(b k) h w -> b h w k", b=len(mask)))

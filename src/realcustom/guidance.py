@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 from jaxtyping import Float
 from torch import Tensor
-
-Form = Literal["cascade", "direct"]
-FORMS: tuple[Form, ...] = get_args(Form)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How predictions become one."""
-
-    form: Form
-    """"cascade" (RC 13), or "direct" from the negative prediction to the subject's (RC++)."""
-    scale: float
-    """w_t."""
-    subject_scale: float
-    """w_i; only read by the cascade."""
-    rescale: float = 0.0
-    """How far the spread of the result is brought back to that of the subject's prediction, in [0, 1]."""
 
 
 def cascade_guidance(

@@ -25,13 +25,24 @@ def to_latents(vae: Autoencoder, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tens
     with _wide_enough(vae):
         encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    return latents * vae.config.scaling_factor
+    mean, spread = _statistics(vae, latents)
+    return (latents - mean) * vae.config.scaling_factor / spread
 
 
 def to_pixels(vae: Autoencoder, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
     """Return the pixels, about [-1, 1], of scaled latents."""
     with _wide_enough(vae):
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        mean, spread = _statistics(vae, latents.to(vae.dtype))
+        return vae.decode(latents.to(vae.dtype) * spread / vae.config.scaling_factor + mean, return_dict=False)[0]
+
+
+def _statistics(vae: Autoencoder, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Return mean and spread of an autoencoder's own latents, where its config says both, as some for SDXL do; else 0 and 1."""
+    told = [getattr(vae.config, name, None) for name in ("latents_mean", "latents_std")]
+    if any(one is None for one in told):
+        return 0.0, 1.0
+    mean, spread = (torch.tensor(one).view(1, -1, 1, 1).to(like) for one in told)
+    return mean, spread
 
 
 @contextmanager

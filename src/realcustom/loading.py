@@ -181,7 +181,7 @@ def model_hash(pipeline: DiffusionPipeline) -> str:
         "mask_normalization": defaults_of(pipeline.adapter)["mask_normalization"],
         "force_zeros_for_empty_prompt": True,
     }
-    unusual = {name: value for name, one in usual.items() if (value := pipeline.config[name]) != one}
+    unusual = {name: value for name, one in usual.items() if (value := pipeline.config[name]) not in (None, one)}
     own = [told, pipeline.config["mask_layers"], vocabulary, *([unusual] if unusual else [])]
     text = json.dumps(own, sort_keys=True, default=str)
     return hashlib.sha256(f"{fingerprint(*parts)} {text}".encode()).hexdigest()[:16]

@@ -104,8 +104,7 @@ def aggregate(
         normalization: "max" divides the average by its largest value (RC 11); "min_max" stretches it to [0, 1];
             "min_max_per_layer" stretches each layer's map before averaging, and the average again; "none" leaves it.
         size: grid of the result (height, width); the finest of the maps if not given.
-        refine: what is done to the average before it is scaled, such as `attended` (RC++); the authors leave it out where
-            `normalization` is "none".
+        refine: what is done to the average before it is scaled, such as `attended` (RC++).
 
     Returns:
         The word's relevance for each cell, for each sample on its own.
@@ -120,7 +119,7 @@ def aggregate(
     if normalization == "min_max_per_layer":
         resized = [_min_max(layer) for layer in resized]
     relevance = torch.stack(resized).mean(dim=0)
-    if refine is not None and normalization != "none":
+    if refine is not None:
         relevance = refine(relevance)
     return _normalized(relevance, normalization)
 

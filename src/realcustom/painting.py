@@ -22,17 +22,16 @@ from torch import nn
 
 from realcustom import __version__
 from realcustom.adapter import RealCustomAdapter
-from realcustom.checks import check_least
-from realcustom.customization import MaskSettings
+from realcustom.checks import check_numbers
 from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
-from realcustom.guidance import Form
 from realcustom.loading import model_hash, part_folder, resolve
 from realcustom.options import parse_options
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
 from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, Sources, likeness_hash, picture_hash
 from realcustom.report import Report, SubjectMasks
+from realcustom.settings import Form, MaskSettings
 from realcustom.subject import Likeness, Subject
 
 SCHEDULERS = {
@@ -138,24 +137,9 @@ class Painter:
         Raises:
             InputError: there is no such scheduler, a value cannot be used, or the prompt does not say the word.
         """
-        config = self.pipeline.config
         side = self.pipeline.side
-        own = {
-            "seed": random_seed(),
-            "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
-            "subject_guidance_scale": config.subject_guidance_scale,
-            "mask_scope": config.mask_scope,
-            "final_mask_scope": config.final_mask_scope,
-            "token_ratio": config.token_ratio,
-            "mask_binary": config.mask_binary,
-            "mask_yields": config.mask_yields,
-            "guidance": config.guidance,
-            "mask_frozen_after": config.mask_frozen_after,
-            "subject_scale": 1.0,
-            "height": side,
-            "width": side,
-        }
+        own = {"seed": random_seed(), "subject_scale": 1.0, "height": side, "width": side}
+        own |= {name: value for name, value in self.pipeline.defaults.items() if name in PictureSettings.model_fields}
         chosen = {**own, **{name: value for name, value in given.items() if value is not None}}
         name = chosen.pop("scheduler", type(self._own_scheduler).__name__)
         said = {"prompt": prompt, "subject_word": subject_word, "scheduler": scheduler_class(name).__name__}
@@ -170,18 +154,9 @@ class Painter:
             InputError: they cannot be used, or the prompt does not say the word.
         """
         take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
-        numbers = {"height", "width", "num_inference_steps", "guidance_scale", "subject_guidance_scale"}
-        self.pipeline.check_numbers(
-            **settings.model_dump(include={*numbers, "mask_scope", "final_mask_scope", "token_ratio", "subject_scale"})
-        )
-        self.pipeline.shortcuts(
-            settings.mask_source,
-            settings.guidance_start,
-            settings.guidance_end,
-            settings.cache_interval,
-            settings.guidance,
-        )
-        check_least("mask_frozen_after", settings.mask_frozen_after or 0, 0)
+        apart = {"prompt", "negative_prompt", "scheduler", *_OF_SUBJECTS, *_PER_PICTURE}
+        self.pipeline.settled(**settings.model_dump(exclude=apart))
+        check_numbers({"subject_scale": settings.subject_scale})
         sampler = (settings.scheduler, settings.num_inference_steps)
         if sampler not in self._evaluations:
             self._evaluations[sampler] = rehearse(self.pipeline, settings.num_inference_steps)
@@ -202,7 +177,7 @@ class Painter:
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
         evaluations = self._evaluations[settings.scheduler, settings.num_inference_steps]
-        narrowed = MaskSettings(frozen_after=settings.mask_frozen_after).narrows(evaluations)
+        narrowed = MaskSettings(mask_frozen_after=settings.mask_frozen_after).narrows(evaluations)
         return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:

@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,26 +27,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from realcustom.adapter import RealCustomAdapter, defaults_of
 from realcustom.attention import attached, attention_grid, cross_attention_layers
-from realcustom.branches import MASK_SOURCES, Branches, MaskSource, Shortcuts, encoder_layers
+from realcustom.branches import Branches, encoder_layers
 from realcustom.checks import (
     check_choice,
-    check_finite,
-    check_flag,
     check_least,
+    check_numbers,
     check_positive_share,
-    check_share,
     is_number,
     is_whole,
     sentences,
 )
-from realcustom.customization import Actor, Customization, MaskSettings, Reference
+from realcustom.customization import Actor, Customization, Reference
 from realcustom.errors import OUT_OF_MEMORY, InputError, NotANumber, OutOfMemory, did_you_mean, in_one_line
-from realcustom.guidance import FORMS, Form, Guidance
 from realcustom.latents import Autoencoder, downscaling, to_pixels
 from realcustom.loading import load_components, load_part, resolve
 from realcustom.masks import (
     MASK_MODES,
-    NORMALIZATIONS,
     MaskMode,
     Normalization,
     resize_mask,
@@ -63,6 +59,7 @@ from realcustom.prompts import (
 )
 from realcustom.report import RealCustomOutput, Report, SubjectMasks, SubjectReport
 from realcustom.schedule import alpha_at, clean_latents, official_scheduler
+from realcustom.settings import Form, FrozenAfter, Guidance, MaskSettings, MaskSource, RunSettings, Shortcuts
 from realcustom.subject import Likeness, Subject
 from realcustom.subject_encoder import SubjectEncoder, given_mask
 
@@ -84,7 +81,7 @@ _OPTIONAL = [
 
 @contextmanager
 def _memory_told() -> Iterator[None]:
-    """Say what needs less memory where there is too little."""
+    """Turn an out-of-memory error into advice on what needs less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -127,7 +124,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_normalization: this model's default.
         mask_frozen_after: this model's default.
         mask_binary: whether this model by default gives the whole scope the weight 1.
-        mask_yields: whether this model's masks by default leave cells to words behind the subject's.
+        mask_yields: whether this model's masks by default leave cells to words that come after the subject's.
         force_zeros_for_empty_prompt: SDXL's: without a negative prompt the unconditional branch is told zeros.
         mask_layers: beginnings of the names of the cross-attention layers whose attention makes the mask; all if not given,
             as in RC. A small model's noun may only be found in some of them.
@@ -162,9 +159,9 @@ class RealCustomPipeline(DiffusionPipeline):
         final_mask_scope: float | None = None,
         token_ratio: float | None = None,
         mask_normalization: str | None = None,
-        mask_frozen_after: int | None = None,
-        mask_binary: bool = False,
-        mask_yields: bool = False,
+        mask_frozen_after: int | str | None = None,  # "never", or after how many
+        mask_binary: bool | None = None,
+        mask_yields: bool | None = None,
         force_zeros_for_empty_prompt: bool = True,
         mask_layers: list[str] = [],  # noqa: B006  (diffusers reads this annotation and default; it is never changed)
     ) -> None:
@@ -174,20 +171,16 @@ class RealCustomPipeline(DiffusionPipeline):
             text_encoder_2=text_encoder_2, tokenizer_2=tokenizer_2, image_encoder=image_encoder,
             image_encoder_2=image_encoder_2, safety_checker=safety_checker, feature_extractor=feature_extractor,
         )  # fmt: skip
-        own = {
-            "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
-            "subject_guidance_scale": subject_guidance_scale, "guidance": guidance, "mask_scope": mask_scope,
-            "final_mask_scope": final_mask_scope, "token_ratio": token_ratio,
-            "mask_normalization": mask_normalization, "mask_frozen_after": mask_frozen_after,
-        }  # fmt: skip
+        # What is not given stays open: it follows from the adapter, and another one may be put in its place.
         self.register_to_config(
-            **{**defaults_of(adapter), **{name: value for name, value in own.items() if value is not None}},
-            mask_binary=mask_binary,
-            mask_yields=mask_yields,
-            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
-            mask_layers=list(mask_layers),
-        )
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            subject_guidance_scale=subject_guidance_scale, guidance=guidance, mask_scope=mask_scope,
+            final_mask_scope=final_mask_scope, token_ratio=token_ratio, mask_normalization=mask_normalization,
+            mask_frozen_after=mask_frozen_after, mask_binary=mask_binary, mask_yields=mask_yields,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, mask_layers=list(mask_layers),
+        )  # fmt: skip
         check_layers(unet, mask_layers)
+        _check_base(unet)
         self._interrupt = False
         if adapter is not None:
             check_fit(adapter, unet)
@@ -228,6 +221,8 @@ class RealCustomPipeline(DiffusionPipeline):
                 raise InputError(f"{name} must be a component, but is None")
         try:
             return super().from_pretrained(folder, local_files_only=True, **components, **kwargs)
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise InputError(f"{folder} is no whole model: {error}") from error
 
@@ -276,7 +271,7 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_yields: bool | None = None,
         mask_threshold: bool = False,
         mask_refined: bool = False,
-        mask_frozen_after: int | None = None,
+        mask_frozen_after: FrozenAfter | None = None,
         token_ratio: float | None = None,
         subject_scale: float | Sequence[float] = 1.0,
         mask_source: MaskSource = "text",
@@ -324,12 +319,12 @@ class RealCustomPipeline(DiffusionPipeline):
             mask_normalization: how the attention is scaled, see `masks.aggregate`; RC's is "max", the model's default if not
                 given.
             mask_binary: give the whole scope the weight 1 (an ablation of the paper); the model's default if not given.
-            mask_yields: leave cells of the scope to words behind the subject's that stand out far more there, see
+            mask_yields: leave cells of the scope to words after the subject's that stand out far more there, see
                 `masks.yielding`, so that what a subject wears is not painted over; the model's default if not given.
             mask_threshold: take 1 minus the scope as the lowest relevance instead of keeping a share of the grid.
             mask_refined: spread the relevance along the UNet's self-attention (RC++).
-            mask_frozen_after: keep the mask of this evaluation for all later ones (RC++); 0 is as 1; the model's default if
-                not given.
+            mask_frozen_after: keep the mask of this evaluation, from 1, for all later ones (RC++), or "never"; the model's
+                default if not given.
             token_ratio: gamma_num, the share of the subject's tokens that act (RC 10), in (0, 1]; the model's default if
                 not given.
             subject_scale: multiplies the subject's contribution to every layer, or a list with one for each picture;
@@ -344,7 +339,7 @@ class RealCustomPipeline(DiffusionPipeline):
                 theirs, and the last step's clean picture is decoded. The scheduler must be DPMSolverSinglestepScheduler or
                 DDIMScheduler.
             output_type: "pil", "np", "pt" or "latent".
-            return_dict: False returns the plain tuple (images, masks, report).
+            return_dict: False returns the plain tuple (images, nsfw_content_detected, masks, report).
             callback_on_step_end: called as `f(pipeline, step, timestep, tensors)` after every step; the "latents" that it
                 returns replace the old ones. It may set `pipeline._interrupt` to stop.
             callback_on_step_end_tensor_inputs: which tensors it gets: "latents", "mask".
@@ -358,42 +353,27 @@ class RealCustomPipeline(DiffusionPipeline):
             OutOfMemory: the device has too little memory; the message says what needs less. The pipeline can be used on.
         """
         # 1. Defaults and checks
-        config = self.config
         prompts = sentences("prompt", prompt)
         height, width = (self.side if side is None else side for side in (height, width))
-        own = self._or_own(
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-            subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
-            mask_scope=mask_scope, mask_normalization=mask_normalization, mask_frozen_after=mask_frozen_after,
-            mask_binary=mask_binary, mask_yields=mask_yields, final_mask_scope=final_mask_scope, token_ratio=token_ratio,
-        )  # fmt: skip
-        num_inference_steps = own["num_inference_steps"]
-        strengths = {name: own[name] for name in ("guidance_scale", "subject_guidance_scale")}
         cast = self._cast(
             len(prompts), subjects, subject_image=subject_image, subject_word=subject_word, occurrence=occurrence, mask=mask,
             mask_mode=mask_mode,
         )  # fmt: skip
-        self.check_numbers(
-            height=height, width=width, num_inference_steps=num_inference_steps, eta=eta,
-            num_images_per_prompt=num_images_per_prompt, **strengths,
-            **{name: own[name] for name in ("mask_scope", "final_mask_scope", "token_ratio")},
+        run = self.settled(
+            height=height, width=width, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            subject_guidance_scale=subject_guidance_scale, guidance=guidance or ("direct" if compat else None),
+            guidance_rescale=guidance_rescale, mask_scope=mask_scope, final_mask_scope=final_mask_scope,
+            mask_normalization=mask_normalization, mask_binary=mask_binary, mask_yields=mask_yields,
+            mask_threshold=mask_threshold, mask_refined=mask_refined, mask_frozen_after=mask_frozen_after,
+            token_ratio=token_ratio, mask_source=mask_source, guidance_start=guidance_start, guidance_end=guidance_end,
+            cache_interval=cache_interval,
         )  # fmt: skip
-        check_least("mask_frozen_after", own["mask_frozen_after"] or 0, 0)
-        check_share("guidance_rescale", guidance_rescale)
-        strengths = {name: float(strength) for name, strength in strengths.items()}
+        self._check_compat(compat, run)
+        check_least("num_images_per_prompt", num_images_per_prompt, 1)
+        check_numbers({"eta": eta})
+        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         samples = len(prompts) * num_images_per_prompt
         subject_scales, generator = _scales(subject_scale, samples), _checked_generators(generator, samples)
-        check_choice("guidance", own["guidance"], FORMS)
-        check_choice("mask_normalization", own["mask_normalization"], NORMALIZATIONS)
-        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        flags = {
-            "mask_binary": own["mask_binary"], "mask_yields": own["mask_yields"], "mask_threshold": mask_threshold,
-            "mask_refined": mask_refined,
-        }  # fmt: skip
-        for name, flag in flags.items():
-            check_flag(name, flag)
-        shortcuts = self.shortcuts(mask_source, guidance_start, guidance_end, cache_interval, own["guidance"])
-        self._check_compat(compat, own["guidance"], mask_source)
         callback_on_step_end_tensor_inputs = self._check_callback(
             callback_on_step_end, callback_on_step_end_tensor_inputs
         )
@@ -414,7 +394,7 @@ class RealCustomPipeline(DiffusionPipeline):
         grid = (height // self.vae_scale_factor, width // self.vae_scale_factor)
         mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
         portraits, actors = [], []
-        every = word_columns(prompts, words, self.tokenizer, text.states.shape[1], later=own["mask_yields"])
+        every = word_columns(prompts, words, self.tokenizer, text.states.shape[1], later=run.masks.mask_yields)
         for role, columns in zip(cast, every, strict=True):
             seen, references = self._references(role, samples, dtype, squashed=bool(compat))
             given = None if role[0].mask is None else given_mask(role[0].mask, samples, mask_grid, device)
@@ -437,8 +417,8 @@ class RealCustomPipeline(DiffusionPipeline):
             black = [self._references([nothing], samples, dtype, squashed=True)[1] for _ in cast]
 
         with (
-            attached(self.unet, self_attention=mask_refined) as tap,
-            self._timesteps(num_inference_steps, device, compat),
+            attached(self.unet, self_attention=run.masks.mask_refined) as tap,
+            self._timesteps(run.num_inference_steps, device, compat),
         ):
             # 5. First latents
             shape = (samples, self.unet.config.in_channels, *grid)
@@ -446,28 +426,16 @@ class RealCustomPipeline(DiffusionPipeline):
 
             # 6. Denoise
             tap.latent_size, tap.text_cache = grid, {}
-            tap.spread_grid = mask_grid if mask_refined else None
+            tap.spread_grid = mask_grid if run.masks.mask_refined else None
             tap.resize = resize_mask_by_height if compat else resize_mask
             customization = None
             if actors:
-                settings = MaskSettings(
-                    scope=own["mask_scope"], final_scope=own["final_mask_scope"], binary=own["mask_binary"],
-                    normalization=own["mask_normalization"], yields=own["mask_yields"],
-                    threshold=mask_threshold, refined=mask_refined, frozen_after=own["mask_frozen_after"],
-                    layers=tuple(config.mask_layers),
-                )  # fmt: skip
                 customization = Customization(
-                    self.adapter, tap, text, actors, mask_grid, self._num_timesteps, settings, own["token_ratio"]
+                    self.adapter, tap, text, actors, mask_grid, self._num_timesteps, run.masks, run.token_ratio
                 )
-            guided = Guidance(
-                own["guidance"],
-                strengths["guidance_scale"],
-                strengths["subject_guidance_scale"],
-                float(guidance_rescale),
-            )
             branches = Branches(
-                self.unet, self.scheduler.alphas_cumprod, text, negative, guided, self._num_timesteps, customization, black,
-                shortcuts,
+                self.unet, self.scheduler.alphas_cumprod, text, negative, run.guidance, self._num_timesteps, customization,
+                black, run.shortcuts,
             )  # fmt: skip
             latents = self.denoise(
                 latents, branches,
@@ -487,7 +455,9 @@ class RealCustomPipeline(DiffusionPipeline):
         masks = report = None
         if customization is not None and customization.masks:
             masks = SubjectMasks(torch.stack(customization.masks))
-            guidance_told = {name: (scale, config[name]) for name, scale in strengths.items()}
+            strengths = {"guidance_scale": run.guidance.scale, "subject_guidance_scale": run.guidance.subject_scale}
+            usual = self.defaults
+            guidance_told = {name: (scale, usual[name]) for name, scale in strengths.items()}
             report = Report(
                 [
                     SubjectReport(
@@ -500,11 +470,11 @@ class RealCustomPipeline(DiffusionPipeline):
                     for number, (said, seen) in enumerate(zip(words, portraits, strict=True))
                 ],
                 guidance_told,
-                ("subject_guidance_scale",) if own["guidance"] == "direct" else (),
+                ("subject_guidance_scale",) if run.guidance.form == "direct" else (),
             )
         self.maybe_free_model_hooks()
         if not return_dict:  # diffusers' convention, which the annotation leaves out
-            return (images, masks, report)  # type: ignore[return-value]
+            return (images, flagged, masks, report)  # type: ignore[return-value]
         return RealCustomOutput(images, flagged, masks, report)
 
     @torch.no_grad()
@@ -548,9 +518,55 @@ class RealCustomPipeline(DiffusionPipeline):
                 bar.update()
         return clean if decode_clean else latents
 
-    def _or_own(self, **given: Any) -> dict[str, Any]:
-        """Return arguments of a call; those not given are this model's own."""
-        return {name: self.config[name] if value is None else value for name, value in given.items()}
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """How this model is run unless a call says otherwise: as it says itself, else as the paper of its adapter has it."""
+        usual = defaults_of(self.adapter)
+        return usual | {name: value for name in usual if (value := self.config[name]) is not None}
+
+    def settled(
+        self,
+        *,
+        height: int,
+        width: int,
+        guidance_rescale: float = 0.0,
+        mask_threshold: bool = False,
+        mask_refined: bool = False,
+        mask_source: MaskSource = "text",
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
+        cache_interval: int = 1,
+        **given: Any,
+    ) -> RunSettings:
+        """Return how a call is run, by its arguments and, where one is None or not among `given`, by this model's defaults.
+
+        Raises:
+            InputError: one cannot be used, with the scheduler at hand, or contradicts another one.
+        """
+        own = self.defaults | {name: value for name, value in given.items() if value is not None}
+        factor = self.vae_scale_factor
+        for name, side in (("height", height), ("width", width)):
+            if not is_whole(side) or not 0 < side <= _LARGEST_SIDE or side % factor:
+                raise InputError(
+                    f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
+                )
+        check_least("num_inference_steps", own["num_inference_steps"], 1)
+        check_positive_share("token_ratio", own["token_ratio"])
+        self._check_scheduler(own["num_inference_steps"])
+        guidance = Guidance(own["guidance"], own["guidance_scale"], own["subject_guidance_scale"], guidance_rescale)
+        if mask_source in ("encoder", "generation") and guidance.form != "direct":
+            raise InputError(
+                f"mask_source is {mask_source!r}, which does without the prediction of the text branch, but guidance is "
+                f"{guidance.form!r}, which needs it; take direct guidance, or the mask source text or previous"
+            )
+        if mask_source == "encoder":
+            encoder_layers(self.unet, self.config.mask_layers)
+        masks = MaskSettings(
+            **{name: own[name] for name in own.keys() & {one.name for one in fields(MaskSettings)}},
+            mask_threshold=mask_threshold, mask_refined=mask_refined, mask_layers=tuple(self.config.mask_layers),
+        )  # fmt: skip
+        shortcuts = Shortcuts(mask_source, guidance_start, guidance_end, cache_interval)
+        return RunSettings(own["num_inference_steps"], guidance, masks, shortcuts, own["token_ratio"])
 
     def _cast(
         self,
@@ -600,75 +616,22 @@ class RealCustomPipeline(DiffusionPipeline):
             references.append(reference)
         return portraits, references
 
-    def shortcuts(self, source: MaskSource, start: float, end: float, cache_interval: int, form: str) -> Shortcuts:
-        """Return what a call leaves out.
-
-        Raises:
-            InputError: a value cannot be used, or the guidance of this `form`, or the mask, needs what would be left out.
-        """
-        check_choice("mask_source", source, MASK_SOURCES)
-        if source in ("encoder", "generation") and form != "direct":
-            raise InputError(
-                f"mask_source is {source!r}, which does without the prediction of the text branch, but guidance is {form!r}, "
-                "which needs it; take direct guidance, or the mask source text or previous"
-            )
-        if source == "encoder":
-            encoder_layers(self.unet, self.config.mask_layers)
-        for name, share in (("guidance_start", start), ("guidance_end", end)):
-            check_share(name, share)
-        if start > end:
-            raise InputError(f"guidance_start must not lie behind guidance_end, but they are {start} and {end}")
-        check_least("cache_interval", cache_interval, 1)
-        return Shortcuts(source, float(start), float(end), cache_interval)
-
-    def _check_compat(self, compat: str | None, guidance: Form, mask_source: MaskSource) -> None:
+    def _check_compat(self, compat: str | None, run: RunSettings) -> None:
         if compat is None:
             return
         check_choice("compat", compat, ("official",))
         if self.text_encoder_2 is None:
             raise InputError("compat='official' is for Stable Diffusion XL, and this base has one text encoder")
-        if guidance != "direct" or mask_source != "text":
+        if run.guidance.form != "direct" or run.shortcuts.mask_source != "text":
             raise InputError(
                 "compat='official' runs the authors' loop, whose guidance is direct and whose mask_source is text, but "
-                f"{guidance} and {mask_source} were asked for; leave them out"
+                f"{run.guidance.form} and {run.shortcuts.mask_source} were asked for; leave them out"
             )
-
-    def check_numbers(
-        self,
-        *,
-        height: int,
-        width: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        subject_guidance_scale: float,
-        mask_scope: float,
-        final_mask_scope: float,
-        token_ratio: float,
-        num_images_per_prompt: int = 1,
-        subject_scale: float = 1.0,
-        eta: float = 0.0,
-    ) -> None:
-        """Check arguments of a call, with the scheduler at hand, before anything is computed.
-
-        Raises:
-            InputError: one of them cannot be used.
-        """
-        factor = self.vae_scale_factor
-        for name, side in (("height", height), ("width", width)):
-            if not is_whole(side) or not 0 < side <= _LARGEST_SIDE or side % factor:
-                raise InputError(
-                    f"{name} must be a positive multiple of {factor} pixels, {_LARGEST_SIDE} at the most, but is {side}"
-                )
-        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
-        for name, count in counts.items():
-            check_least(name, count, 1)
-        check_share("mask_scope", mask_scope)
-        check_share("final_mask_scope", final_mask_scope)
-        check_positive_share("token_ratio", token_ratio)
-        scales = {"guidance_scale": guidance_scale, "subject_guidance_scale": subject_guidance_scale, "eta": eta}
-        scales["subject_scale"] = subject_scale
-        check_finite(scales)
-        self._check_scheduler(num_inference_steps)
+        if run.masks.mask_refined and run.masks.mask_normalization == "none":
+            raise InputError(
+                "compat='official' runs the authors' loop, which refines no mask with mask_normalization 'none'; leave "
+                "mask_refined out"
+            )
 
     def _check_scheduler(self, num_inference_steps: int) -> None:
         if not hasattr(self.scheduler, "alphas_cumprod"):
@@ -824,7 +787,7 @@ def _as_dtype(dtype: Any) -> torch.dtype:
 
 def _check_computed(tensor: Tensor, what: str, remedy: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
-        raise NotANumber(f"{what} are no numbers any more; {remedy}")
+        raise NotANumber(f"{what} are not finite any more; {remedy}")
 
 
 def _cast_of_one(
@@ -845,6 +808,10 @@ def _cast_of_one(
     if subject_image is None:
         if mask is not None:
             raise InputError("mask was given without a subject; it says where the subject may act")
+        if occurrence is not None:
+            raise InputError(
+                "occurrence was given without a subject; it says which of its words in the prompt is meant"
+            )
         check_choice("mask_mode", mask_mode, MASK_MODES)
         if mask_mode != "replace":
             raise InputError(f"mask_mode {mask_mode!r} was given without mask, which it is about")
@@ -852,9 +819,12 @@ def _cast_of_one(
     images = list(subject_image) if isinstance(subject_image, (list, tuple)) else [subject_image]
     words = [subject_word] * prompts if isinstance(subject_word, str) else sentences("subject_word", subject_word)
     if len(images) not in (1, prompts):
-        raise InputError(f"subject_image is a list of {len(images)}, but there are {prompts} prompts")
+        raise InputError(
+            f"subject_image is a list of {len(images)} pictures, one for each prompt, but the number of prompts is {prompts}; "
+            "several pictures of one subject are told by subjects=[Subject([picture, picture], word)]"
+        )
     if len(words) != prompts:
-        raise InputError(f"subject_word is a list of {len(words)}, but there are {prompts} prompts")
+        raise InputError(f"subject_word is a list of {len(words)}, but the number of prompts is {prompts}")
     players = {
         (number % len(images), word): Subject(
             images[number % len(images)], word, occurrence, mask=mask, mask_mode=mask_mode
@@ -872,7 +842,7 @@ def _scales(scale: float | Sequence[float], samples: int) -> list[float]:
     if len(scales) != samples:
         raise InputError(f"subject_scale is a list of {len(scales)}, but {samples} pictures are to be made")
     for one in scales:
-        check_finite({"subject_scale": one})
+        check_numbers({"subject_scale": one})
     return [float(one) for one in scales]
 
 
@@ -892,7 +862,30 @@ def check_layers(unet: UNet2DConditionModel, beginnings: Sequence[str]) -> None:
         raise InputError(f"mask_layers must be a list of beginnings of names, but is the word {beginnings!r}")
     for beginning in beginnings:
         if not any(name.startswith(beginning) for name in layers):
-            raise InputError(f"no cross-attention layer begins with {beginning!r}; there are {', '.join(layers)}")
+            blocks = list(dict.fromkeys(name.partition(".attentions")[0] for name in layers))
+            raise InputError(
+                f"no cross-attention layer begins with {beginning!r}; those of this UNet lie in {', '.join(blocks)}."
+                f"{did_you_mean(beginning, [*blocks, *layers])}"
+            )
+
+
+def _check_base(unet: UNet2DConditionModel) -> None:
+    """Check that the loop here gives a UNet all that it wants.
+
+    Raises:
+        InputError: it wants more.
+    """
+    config = unet.config
+    if config.in_channels != config.out_channels:
+        raise InputError(
+            f"this UNet takes {config.in_channels} channels and predicts {config.out_channels}, as one for inpainting does; "
+            "use it in diffusers' own pipeline, with realcustom.load_realcustom"
+        )
+    if config.time_cond_proj_dim is not None:
+        raise InputError(
+            "this UNet is told its guidance scale (time_cond_proj_dim), as one of few steps is; use it in diffusers' own "
+            "pipeline, with realcustom.load_realcustom"
+        )
 
 
 def check_fit(adapter: RealCustomAdapter, unet: UNet2DConditionModel) -> None:

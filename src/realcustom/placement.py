@@ -19,6 +19,8 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from realcustom.errors import InputError
+
 PORTRAIT = (0.5, 0.5, 0.825)
 """Frame of a subject as people photograph it: in the middle, and as large as the picture allows."""
 
@@ -93,6 +95,22 @@ def portrait_box(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> tuple[int
         min(max(round(middle - side / 2), 0), length - side) for middle, length in zip((x, y), size, strict=True)
     )
     return left, top, left + side, top + side
+
+
+def grid_side(tokens: int) -> int:
+    """Return the side of the square grid of so many tokens, each of which has its place.
+
+    Raises:
+        InputError: they are no square.
+    """
+    side = math.isqrt(tokens)
+    if side**2 != tokens:
+        raise InputError(
+            f"an adapter that places its tokens needs one for each cell of a square, but of this encoder's pictures it has "
+            f"{tokens} tokens, which are no square grid; take an adapter without places (placed=False), or an encoder without "
+            "a class token"
+        )
+    return side
 
 
 def place_tokens(

@@ -58,7 +58,7 @@ class FeatureProjector(nn.Module):
 class CrossScaleProjector(nn.Module):
     """Joins features of several layers and two scales of a picture to the subject's tokens (RC++).
 
-    The deep features of the whole picture, each attending to those of the picture at double size for detail; behind them,
+    The deep features of the whole picture, each attending to those of the picture at double size for detail; after them,
     as many tokens that attend to shallow layers' features of the whole picture.
 
     Args:
@@ -66,7 +66,7 @@ class CrossScaleProjector(nn.Module):
         token_dim: width of the tokens.
         head_dim: width of one head of the attention between features.
         local: whether detail of the picture at double size is added.
-        shallow: whether tokens of the shallow features are put behind the others.
+        shallow: whether tokens of the shallow features are put after the others.
         adaptive_scale: whether a learned factor weights the detail.
 
     The authors released `local` alone and `shallow` alone; the paper's figure has both.

@@ -226,14 +226,14 @@ def word_columns(
     *,
     later: bool = False,
 ) -> list[Tensor]:
-    """Return where in the encoded prompts each subject's word is, and where the words behind it are.
+    """Return where in the encoded prompts each subject's word is, and where the words after it are.
 
     Args:
         sentences: the prompts.
         words: for each subject its word in each sentence.
         tokenizer: of the text encoder.
         num_tokens: how many tokens the encoded prompts have.
-        later: tell also of the other words that a sentence says behind a subject's, those of other subjects apart: of what it
+        later: tell also of the other words that a sentence says after a subject's, those of other subjects apart: of what it
             wears, of where it is. What stands before the word, as in "a red dog", is said of the subject itself.
 
     Returns:
@@ -284,7 +284,7 @@ class TextStates:
         )
 
     def join(self, other: TextStates) -> TextStates:
-        """Return these prompts and behind them the other ones."""
+        """Return these prompts and after them the other ones."""
         keep = None if self.keep is None or other.keep is None else torch.cat([self.keep, other.keep])
         added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
         return TextStates(torch.cat([self.states, other.states]), keep, added)

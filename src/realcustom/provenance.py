@@ -14,14 +14,13 @@ from typing import Annotated, Literal
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
 
-from realcustom.branches import MaskSource
 from realcustom.errors import InputError
-from realcustom.guidance import Form
 from realcustom.masks import MaskMode
 from realcustom.options import Options, parse_options
 from realcustom.pictures import as_seen, read_picture
+from realcustom.settings import Form, FrozenAfter, MaskSource
 from realcustom.subject import Likeness
 
 KEY, SHOWN_KEY = "realcustom", "parameters"
@@ -64,14 +63,15 @@ class PictureSettings(Options):
     subject_scale: float
     height: int
     width: int
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     occurrence: int | None = None
     mask_mode: MaskMode = "replace"
     mask_binary: bool = False
     mask_yields: bool = False
     guidance: Form = "cascade"
     final_mask_scope: float = 1.0
-    mask_frozen_after: int | None = None
+    mask_frozen_after: Annotated[FrozenAfter, BeforeValidator(lambda value: value or "never")] = "never"
+    """In pictures of older versions None."""
     mask_source: MaskSource = "text"
     guidance_start: float = 0.0
     guidance_end: float = 1.0

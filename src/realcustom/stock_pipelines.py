@@ -9,7 +9,7 @@ ControlNet, other tasks and few-step schedules go on working.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,23 @@ from realcustom.attention import (
     cross_attention_layers,
     tapped_processors,
 )
-from realcustom.checks import check_choice, check_finite, check_positive_share, check_share
-from realcustom.customization import Actor, Customization, MaskSettings
-from realcustom.errors import InputError
+from realcustom.checks import check_numbers, check_positive_share
+from realcustom.customization import Actor, Customization
+from realcustom.errors import InputError, did_you_mean
 from realcustom.loading import load_part
-from realcustom.masks import NORMALIZATIONS, MaskMode
+from realcustom.masks import MaskMode
 from realcustom.pipeline import check_fit, check_layers, side_of
 from realcustom.prompts import TextStates, find_words, word_columns
 from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
+from realcustom.settings import MaskSettings
 from realcustom.subject import Likeness, Subject
 from realcustom.subject_encoder import SubjectEncoder, given_mask
 
 _ATTRIBUTE = "_realcustom"
+
+_PLAIN = {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor"}
+"""Processors of diffusers that all compute the same attention, which RealCustom's computes, too."""
 
 
 @dataclass
@@ -49,6 +53,8 @@ class _Attachment:
     adapter: RealCustomAdapter
     processors: Mapping[str, Any]
     """Those that the UNet had before."""
+    encode_prompt: Mapping[str, Any]
+    """That of the pipeline itself before, by its name, where it was not its class's."""
     image_encoder: Any = None
     image_encoder_2: Any = None
     tap: AttentionTap = field(default_factory=AttentionTap)
@@ -92,7 +98,9 @@ class _Attachment:
             _argument(arguments, named, 2, "encoder_hidden_states"),
         )
         if not all(isinstance(one, SubjectAttnProcessor) for one in self._own_processors(module)):
-            raise InputError("other attention processors have replaced RealCustom's; set them before load_realcustom")
+            raise InputError(
+                "other attention processors have replaced RealCustom's; call set_realcustom_subject again, which puts them back"
+            )
         if self.run is None:
             self.run, self.states = self._customization(sample, states)
         elif not self._is_this_run(states):
@@ -100,7 +108,7 @@ class _Attachment:
         # Of lists the UNet takes what it has used, and it is called twice.
         self.call = arguments, {name: list(one) if isinstance(one, list) else one for name, one in named.items()}
         self.tap.latent_size = (sample.shape[2], sample.shape[3])
-        self.tap.spread_grid = self.run.grid if self.run.settings.refined else None
+        self.tap.spread_grid = self.run.grid if self.run.settings.mask_refined else None
         self.run.watch()
 
     def after(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -122,7 +130,7 @@ class _Attachment:
         if not len(rows):
             return None
         places = rows + batch - pictures
-        channels = self.adapter.config["latent_channels"]  # an inpainting UNet sees a mask and a picture behind them
+        channels = self.adapter.config["latent_channels"]  # an inpainting UNet sees a mask and a picture after them
         with run.acting(sample[places][:, :channels], alpha_at(self.pipeline.scheduler.alphas_cumprod, timestep), rows):
             again, by_name = _rows(call, places, batch)
             painted = module.forward(*again, **by_name)
@@ -161,7 +169,7 @@ class _Attachment:
         said = [[(subject.word, subject.occurrence)] * len(prompts) for subject in self.subjects]
         tokenizer = self.pipeline.tokenizer
         words = find_words(prompts, said, tokenizer)
-        every = word_columns(prompts, words, tokenizer, states.shape[1], later=self.settings.yields)
+        every = word_columns(prompts, words, tokenizer, states.shape[1], later=self.settings.mask_yields)
         for subject, columns in zip(self.subjects, every, strict=True):
             given = None if subject.mask is None else given_mask(subject.mask, pictures, grid, device)
             with torch.no_grad():
@@ -203,7 +211,8 @@ def load_realcustom(
         **hub: `revision`, `token`, `local_files_only` and `cache_dir`.
 
     Raises:
-        InputError: an adapter is attached already, the adapter was made for another UNet, or an IP-Adapter is loaded.
+        InputError: an adapter is attached already, the adapter was made for another UNet, or cross-attention has processors
+            that would be replaced, such as an IP-Adapter's.
     """
     if getattr(pipeline, _ATTRIBUTE, None) is not None:
         raise InputError("this pipeline has a RealCustom adapter; call unload_realcustom first")
@@ -225,11 +234,16 @@ def load_realcustom(
     stock = _stock(unet)
     check_fit(parts["adapter"], stock)
     before = dict(stock.attn_processors)
-    if any("IPAdapter" in type(one).__name__ for one in before.values()):
-        raise InputError("this pipeline has an IP-Adapter, whose attention RealCustom's would replace; unload it first")
-    attachment = _Attachment(pipeline=pipeline, processors=before, **parts)
+    replaced = {type(layer.processor).__name__ for layer in cross_attention_layers(stock).values()} - _PLAIN
+    if replaced:
+        raise InputError(
+            f"RealCustom's attention would replace {', '.join(sorted(replaced))} in this UNet; unload what brought it (an "
+            "IP-Adapter, for one), or call unet.set_default_attn_processor() first"
+        )
+    own = {name: one for name, one in pipeline.__dict__.items() if name == "encode_prompt"}
+    attachment = _Attachment(pipeline=pipeline, processors=before, encode_prompt=own, **parts)
     attachment.direct = defaults_of(attachment.adapter)["guidance"] == "direct"
-    stock.set_attn_processor(tapped_processors(stock, attachment.tap, self_attention=True))
+    stock.set_attn_processor(tapped_processors(stock, attachment.tap, self_attention=False))
     attachment.handles = [
         unet.register_forward_pre_hook(attachment.before, with_kwargs=True),
         unet.register_forward_hook(attachment.after, with_kwargs=True),
@@ -274,9 +288,9 @@ def set_realcustom_subjects(
     subjects: Sequence[Subject],
     *,
     subject_guidance_scale: float | None = None,
-    mask_settings: MaskSettings | None = None,
     token_ratio: float | None = None,
     prompt: str | Sequence[str] | None = None,
+    **masks: Any,
 ) -> None:
     """Say whose pictures the pipeline's next calls make: several subjects, each with its word in every prompt.
 
@@ -284,9 +298,10 @@ def set_realcustom_subjects(
         pipeline: with an adapter loaded.
         subjects: at least one.
         subject_guidance_scale: w_i; the paper's if not given. Direct guidance (RC++) does not read it.
-        mask_settings: how the word's attention becomes a mask; the paper's if not given.
         token_ratio: gamma_num (RC 10); the paper's if not given.
         prompt: the prompts, for calls that are given `prompt_embeds` instead of them.
+        **masks: how the word's attention becomes a mask: `mask_scope`, `mask_yields` and the other fields of `MaskSettings`;
+            the paper's of what is not given.
 
     Raises:
         InputError: no adapter is loaded, or an argument cannot be used.
@@ -296,19 +311,17 @@ def set_realcustom_subjects(
         raise InputError(f"subjects must be a list of realcustom.Subject, but is {subjects!r}")
     prompts = (prompt,) if isinstance(prompt, str) else None if prompt is None else tuple(prompt)
     defaults = defaults_of(attachment.adapter)
-    settings = mask_settings or MaskSettings(
-        scope=defaults["mask_scope"],
-        final_scope=defaults["final_mask_scope"],
-        normalization=defaults["mask_normalization"],
-        frozen_after=defaults["mask_frozen_after"],
-    )
-    check_layers(_stock(pipeline.unet), settings.layers)
-    check_share("mask_settings.scope", settings.scope)
-    check_share("mask_settings.final_scope", settings.final_scope)
-    check_choice("mask_settings.normalization", settings.normalization, NORMALIZATIONS)
+    known = {one.name for one in fields(MaskSettings)}
+    for name in masks.keys() - known:
+        raise InputError(f"a subject takes no {name!r}.{did_you_mean(name, sorted(known))}")
+    own = {name: value for name, value in defaults.items() if name in known}
+    settings = MaskSettings(**{**own, **{name: value for name, value in masks.items() if value is not None}})
+    check_layers(_stock(pipeline.unet), settings.mask_layers)
     token_ratio = defaults["token_ratio"] if token_ratio is None else token_ratio
     check_positive_share("token_ratio", token_ratio)
-    check_finite({} if subject_guidance_scale is None else {"subject_guidance_scale": subject_guidance_scale})
+    check_numbers({} if subject_guidance_scale is None else {"subject_guidance_scale": subject_guidance_scale})
+    stock = _stock(pipeline.unet)
+    stock.set_attn_processor(tapped_processors(stock, attachment.tap, self_attention=settings.mask_refined))
     attachment.subjects, attachment.named_prompts = list(subjects), prompts or ()
     attachment.token_ratio, attachment.settings = token_ratio, settings
     attachment.subject_guidance_scale = (
@@ -323,8 +336,7 @@ def set_realcustom_scale(pipeline: DiffusionPipeline, scale: float) -> None:
     Raises:
         InputError: no adapter is loaded, or the scale is no number.
     """
-    if not isinstance(scale, (int, float)) or not abs(scale) < float("inf"):
-        raise InputError(f"scale must be a number, but is {scale!r}")
+    check_numbers({"scale": scale})
     _attachment(pipeline).scale = float(scale)
 
 
@@ -349,6 +361,7 @@ def unload_realcustom(pipeline: DiffusionPipeline) -> None:
         handle.remove()
     _stock(pipeline.unet).set_attn_processor(dict(attachment.processors))
     del pipeline.encode_prompt
+    pipeline.__dict__.update(attachment.encode_prompt)
     delattr(pipeline, _ATTRIBUTE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from realcustom.checks import check_choice, check_finite, check_least, check_share, is_number, is_whole
+from realcustom.checks import check_choice, check_least, check_numbers, check_share, is_number, is_whole
 from realcustom.errors import InputError
 from realcustom.masks import MASK_MODES, MaskMode
 from realcustom.pictures import as_seen, read_picture
@@ -73,7 +73,7 @@ class Subject:
             raise InputError(f"the word of a subject must be a text, but is {self.word!r}")
         if self.occurrence is not None:
             check_least("occurrence", self.occurrence, 1)
-        check_finite({"subject_scale": self.scale})
+        check_numbers({"subject_scale": self.scale})
         check_choice("mask_mode", self.mask_mode, MASK_MODES)
         if self.mask is None and self.mask_mode != "replace":
             raise InputError(f"mask_mode {self.mask_mode!r} was given without mask, which it is about")

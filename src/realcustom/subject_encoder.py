@@ -24,6 +24,7 @@ from realcustom.finding import seen_side
 from realcustom.latents import Autoencoder, to_latents
 from realcustom.masks import area_mask, resize_mask
 from realcustom.pictures import as_seen
+from realcustom.placement import grid_side
 from realcustom.portrait import Portrait, cells_within, examine, fit_reference, fitted_box
 from realcustom.projector import latent_features, patch_side
 from realcustom.report import SubjectMasks
@@ -63,7 +64,7 @@ class SubjectEncoder:
         share: float = 1.0,
         squashed: bool = False,
     ) -> Reference:
-        """Return a picture of the subject of each picture to be made.
+        """Return the tokens, keys and values of one picture of each subject, a row for each picture to be made.
 
         Args:
             adapter: makes tokens, keys and values of features.
@@ -76,7 +77,8 @@ class SubjectEncoder:
             squashed: bring pictures to a square as the authors do, instead of padding them.
 
         Raises:
-            InputError: the adapter was made for another encoder, or the subject was saved from another.
+            InputError: the adapter was made for another encoder, or places tokens that are no grid, or the subject was saved
+                from another encoder.
         """
         side = self.reference_side
         pictures = [one for one in likenesses if isinstance(one, Image.Image)]
@@ -99,6 +101,8 @@ class SubjectEncoder:
                 f"the adapter takes features {wanted} wide, but the {encoder} of this pipeline gives {width}"
             )
         tokens = adapter.tokens(*as_arguments(features, dtype))
+        if adapter.log_precisions:
+            grid_side(tokens.shape[1])
         present = None
         if not squashed and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
             present = self._present(portraits, features.deep.shape[1], tokens.shape[1]).to(device)
@@ -128,7 +132,11 @@ class SubjectEncoder:
         """
         parts = self._image_encoders
         seen_by: list[Any] = parts or [self.vae.encoder]
-        scaling = [self.vae.config.get(name) for name in ("scaling_factor", "shift_factor")] if not parts else []
+        scaling = (
+            [self.vae.config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std")]
+            if not parts
+            else []
+        )
         told = [
             self.reference_side,
             scaling,
@@ -180,7 +188,7 @@ class SubjectEncoder:
         boxes = [fitted_box(portrait.size, side) for portrait in portraits]
         shown = torch.from_numpy(np.stack([cells_within(box, side, cells) for box in boxes]))
         shown = torch.cat([torch.ones(len(shown), beside, dtype=torch.bool), shown], dim=1)
-        return shown.repeat(1, tokens // features)  # shallow tokens lie behind the deep ones
+        return shown.repeat(1, tokens // features)  # shallow tokens come after the deep ones
 
 
 def _each(features: ImageFeatures) -> list[ImageFeatures]:

@@ -10,12 +10,12 @@ from parity.official import about, deviation, tensors, weights
 from realcustom.attention import attached
 from realcustom.branches import Branches
 from realcustom.convert import adapter_of, unet_of
-from realcustom.customization import Actor, Customization, MaskSettings, Reference
-from realcustom.guidance import Guidance
+from realcustom.customization import Actor, Customization, Reference
 from realcustom.masks import resize_mask_by_height
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import TextStates
 from realcustom.schedule import official_scheduler
+from realcustom.settings import Guidance, MaskSettings
 
 TOLERANCE = 5e-4
 LOOP = about("loop")["loop"]
@@ -69,7 +69,9 @@ def run(parts, scheduler=None, **mask):
     grid = (latent.shape[2] // 2, latent.shape[3] // 2)
     with attached(unet) as tap:
         tap.latent_size, tap.resize = tuple(latent.shape[2:]), resize_mask_by_height
-        settings = MaskSettings(**{"scope": LOOP["mask_scope"], "frozen_after": LOOP["mask_reused_step"], **mask})
+        settings = MaskSettings(
+            **{"mask_scope": LOOP["mask_scope"], "mask_frozen_after": LOOP["mask_reused_step"], **mask}
+        )
         columns = golden["input.target_token"].expand(samples, -1)[..., None]
         actors = [Actor([references[0]], columns, torch.ones(samples))]
         evaluations = len(scheduler.timesteps)
@@ -90,7 +92,7 @@ def run(parts, scheduler=None, **mask):
     ("strategy", "normalization"), [("max_norm", "max"), ("min_max_per_channel", "min_max_per_layer")]
 )
 def test_every_step(parts, strategy, normalization):
-    golden, found = tensors("loop"), run(parts, normalization=normalization)
+    golden, found = tensors("loop"), run(parts, mask_normalization=normalization)
     expected = golden[f"{strategy}.masks"][:, :, 0]
     assert torch.equal(found["masks"] == 0, expected == 0)
     assert deviation(found["masks"], expected) < TOLERANCE
@@ -106,13 +108,13 @@ def test_ddim(parts):
 
 
 def test_a_mask_in_every_step(parts):
-    golden, found = tensors("loop"), run(parts, frozen_after=99)
+    golden, found = tensors("loop"), run(parts, mask_frozen_after=99)
     assert torch.equal(found["masks"] == 0, golden["extra_reuse99_max_norm.masks"][:, :, 0] == 0)
     assert deviation(found["latents"][-1], golden["extra_reuse99_max_norm.final_latent"]) < TOLERANCE
 
 
 def test_binary_masks(parts):
-    found = run(parts, binary=True)
+    found = run(parts, mask_binary=True)
     assert found["masks"].unique().tolist() == [0, 1]
     assert deviation(found["latents"][-1], tensors("loop")["extra_binary_max_norm.final_latent"]) < TOLERANCE
 

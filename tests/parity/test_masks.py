@@ -59,7 +59,7 @@ def spread(relevance, affinity):
 def test_masks(case):
     modes, target = case["mask_mode"], tuple(CONFIG["target"])
     refine = None
-    if case["self_maps"]:
+    if case["self_maps"] and named(modes) != "none":  # the authors leave it out there
         related = affinity(layers("self"), target, normalization=named(modes, "selfmap_"))
         refine = partial(spread, affinity=related)
     relevance = aggregate(word_maps(case["target_token"]), normalization=named(modes), size=target, refine=refine)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import accelerate
 import diffusers
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,8 +15,11 @@ from PIL import Image
 
 from realcustom.apps.cli import main
 from realcustom.errors import InputError
+from realcustom.finding import Place
 from realcustom.latents import to_latents, to_pixels
+from realcustom.painting import Painter, Source
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.provenance import PictureSettings
 
 PROMPT = "a dog, too"
 SIDE = 64
@@ -84,14 +90,14 @@ def call(pipeline, subject, **changes):
 
 class TestPlusPlus:
     def test_the_papers_defaults(self, plus_plus):
-        config = plus_plus.config
-        assert (config.guidance, config.guidance_scale, config.num_inference_steps) == ("direct", 3.5, 25)
-        assert (config.mask_normalization, config.mask_frozen_after, config.mask_scope) == (
+        own = plus_plus.defaults
+        assert (own["guidance"], own["guidance_scale"], own["num_inference_steps"]) == ("direct", 3.5, 25)
+        assert (own["mask_normalization"], own["mask_frozen_after"], own["mask_scope"]) == (
             "min_max_per_layer",
             12,
             0.25,
         )
-        assert (config.final_mask_scope, config.token_ratio) == (1.0, 0.8)
+        assert (own["final_mask_scope"], own["token_ratio"]) == (1.0, 0.8)
 
     def test_the_subject_acts_in_its_mask_on_the_finest_attention_grid(self, plus_plus, subject):
         output = call(plus_plus, subject)
@@ -138,9 +144,7 @@ class TestPlusPlus:
         hook.remove()
         assert rows == [1, 2, 2, 2]  # text once, then negative and subject in one call each time
 
-    def test_frozen_at_nothing_and_a_guidance_of_one_work(self, plus_plus, subject):
-        steps = call(plus_plus, subject, mask_frozen_after=0).masks.steps
-        assert torch.equal(steps[0], steps[2])
+    def test_a_guidance_of_one_works(self, plus_plus, subject):
         assert torch.isfinite(call(plus_plus, subject, guidance_scale=1).images).all()
 
     def test_sizes_whose_grids_are_odd_work(self, plus_plus, subject):
@@ -308,3 +312,90 @@ def test_every_part_may_lie_elsewhere_than_it_computes(tiny, subject):
         accelerate.cpu_offload(getattr(pipeline, name), torch.device("cpu"))
     assert pipeline.vae.device.type == "meta"
     assert torch.equal(call(pipeline, subject, latents=noise(32, 32), output_type="pt").images, expected)
+
+
+class TestDefaults:
+    """What a model does not say follows from the adapter that it has."""
+
+    def test_a_part_that_is_put_on_a_saved_base_brings_those_of_its_paper(self, tiny, xl, tmp_path):
+        quiet(RealCustomPipeline(**xl, token_ratio=0.6)).save_pretrained(tmp_path)
+        part = {"adapter": tiny.plus_plus_adapter(xl["unet"]), **tiny.image_encoders()}
+        own = RealCustomPipeline.from_pretrained(tmp_path, **part).defaults
+        expected = {**quiet(RealCustomPipeline(**xl, **part)).defaults, "token_ratio": 0.6}
+        assert own == expected
+        assert (own["guidance"], own["num_inference_steps"]) == ("direct", 25)
+
+    def test_a_mask_is_never_frozen_where_that_is_asked(self, plus_plus, subject):
+        assert plus_plus.defaults["mask_frozen_after"] == 12
+        steps = call(plus_plus, subject, num_inference_steps=16, mask_frozen_after="never").masks.steps
+        assert not torch.equal(steps[14], steps[15])
+        steps = call(plus_plus, subject, num_inference_steps=16).masks.steps
+        assert torch.equal(steps[14], steps[15])
+
+    def test_a_painter_makes_the_librarys_picture(self, plus_plus, subject):
+        painter = Painter(plus_plus, Place("base", "hub", Path("/nowhere")))
+        settings = painter.settings("a dog", "dog", seed=3, num_inference_steps=4)
+        assert settings.mask_frozen_after == 12
+        made = painter.paint([Source([subject])], [settings]).pictures[0]
+        ours = plus_plus(
+            "a dog", subject, "dog", generator=[torch.Generator().manual_seed(3)], num_inference_steps=4
+        ).images[0]  # fmt: skip
+        assert np.array_equal(np.asarray(made), np.asarray(ours))
+
+    def test_pictures_of_older_versions_that_say_no_number_were_never_frozen(self, plus_plus):
+        told = Painter(plus_plus, Place("base", "hub", Path("/nowhere"))).settings("a dog", "dog").model_dump()
+        assert PictureSettings(**{**told, "mask_frozen_after": None}).mask_frozen_after == "never"
+
+
+def test_latents_have_the_mean_and_spread_that_the_autoencoder_says(tiny, xl):
+    vae = tiny.autoencoder_kl()
+    vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 0.5, 1.0])
+    parts = {**xl, "vae": vae}
+    shared = {"prompt": PROMPT, "num_inference_steps": 2, "latents": noise(), "output_type": "pt"}
+    stock = quiet(diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False))(**shared, guidance_scale=5.0)
+    ours = quiet(RealCustomPipeline(**parts))(**shared, guidance_scale=5.0)
+    torch.testing.assert_close(ours.images, stock.images, atol=1e-4, rtol=1e-4)
+    pixels = 2 * ours.images - 1
+    plain = tiny.autoencoder_kl()
+    statistics = [torch.tensor(one).view(1, 4, 1, 1) for one in (vae.config.latents_mean, vae.config.latents_std)]
+    expected = (to_latents(plain, pixels) - plain.config.scaling_factor * statistics[0]) / statistics[1]
+    torch.testing.assert_close(to_latents(vae, pixels), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_channels": 9}, "takes 9 channels and predicts 4"),
+        ({"time_cond_proj_dim": 8}, "is told its guidance scale"),
+    ],
+)
+def test_a_unet_that_wants_more_than_the_loop_gives_is_refused(tiny, sd, changes, message):
+    with pytest.raises(InputError, match=f"{message}.*load_realcustom"):
+        RealCustomPipeline(**{**sd, "unet": tiny.unet(**changes)})
+
+
+def test_an_input_error_is_not_told_as_a_broken_model(xl, tmp_path):
+    RealCustomPipeline(**xl).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"^mask_layers must be a list"):
+        RealCustomPipeline.from_pretrained(tmp_path, mask_layers="up_blocks.1")
+
+
+def test_places_need_a_square_of_tokens(tiny, xl, subject):
+    clip = tiny._fixed(
+        transformers.CLIPVisionModelWithProjection,
+        transformers.CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                      image_size=28, patch_size=7, projection_dim=16),
+    )  # fmt: skip
+    adapter = tiny.adapter(xl["unet"], placed=True)
+    pipe = quiet(RealCustomPipeline(**xl, adapter=adapter, image_encoder=clip))
+    with pytest.raises(InputError, match="it has 17 tokens, which are no square grid"):
+        call(pipe, subject)
+
+
+def test_refining_has_an_effect_whatever_the_scale_of_the_mask(plus_plus, subject):
+    plain, refined = (
+        call(plus_plus, subject, mask_normalization="none", mask_refined=one).masks.steps for one in (False, True)
+    )
+    assert not torch.equal(plain, refined)
+    with pytest.raises(InputError, match="which refines no mask with mask_normalization 'none'"):
+        call(plus_plus, subject, mask_normalization="none", mask_refined=True, compat="official")

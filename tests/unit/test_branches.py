@@ -85,7 +85,7 @@ def test_the_mask_of_the_evaluation_before(pipe, subject):
 
 
 def test_the_mask_of_the_generation_sees_the_subject(pipe, subject):
-    chosen = {"guidance": "direct", "mask_scope": 0.5, "mask_frozen_after": None}
+    chosen = {"guidance": "direct", "mask_scope": 0.5, "mask_frozen_after": "never"}
     text = make(pipe, subject, **chosen, mask_source="previous").masks.steps
     own = make(pipe, subject, **chosen, mask_source="generation").masks.steps
     torch.testing.assert_close(own[0], text[0])
@@ -172,7 +172,7 @@ def test_caching_calls_the_deep_blocks_and_looks_for_masks_in_every_second_evalu
         ({"mask_source": "magic"}, "mask_source must be one of text, encoder, previous, generation"),
         (
             {"guidance_start": 0.9, "guidance_end": 0.1},
-            "guidance_start must not lie behind guidance_end, but they are 0.9 and 0.1",
+            "guidance_start must not be later than guidance_end, but they are 0.9 and 0.1",
         ),
         ({"guidance_start": 0.1, "guidance_end": 2}, "guidance_end must be a share from 0 to 1"),
         ({"guidance_start": None}, "guidance_start must be a share"),
@@ -237,3 +237,21 @@ def test_the_mask_of_layers_that_come_too_late_for_the_encoder_is_refused(tiny, 
     late = tiny.pipeline(mask_layers=["up_blocks.0"])
     with pytest.raises(InputError, match=r"mask comes from up_blocks\.0, which the UNet calls later"):
         make(late, subject, **DIRECT, mask_source="encoder")
+
+
+@pytest.mark.parametrize("mask_source", ["text", "previous", "generation", "encoder"])
+@pytest.mark.parametrize("guidance", ["cascade", "direct"])
+def test_deep_blocks_run_in_every_nth_evaluation_whatever_gives_the_mask(pipe, subject, guidance, mask_source):
+    if guidance == "cascade" and mask_source in ("generation", "encoder"):
+        return  # these need direct guidance
+
+    def deep_calls(**changes):
+        calls = []
+        hook = pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *_: calls.append(1))
+        pipe(PROMPT, subject, "dog", num_inference_steps=8, guidance=guidance, mask_source=mask_source,
+             output_type="latent", **changes)  # fmt: skip
+        hook.remove()
+        return len(calls)
+
+    every, half = deep_calls(), deep_calls(cache_interval=2)
+    assert half <= every / 2 + 1

@@ -461,5 +461,5 @@ class TestRuns:
             home, AdapterRecipe, trained=False, image_encoder=home / "clip",
             adapter={"feature_dim": 24, "token_dim": 24, "scoring_dim": 8, "placed": True},
         )  # fmt: skip
-        with pytest.raises(InputError, match=r"17 tokens.*no square grid.*adapter\.placed=false"):
+        with pytest.raises(InputError, match=r"17 tokens.*no square grid.*placed=False"):
             AdapterObjective(told, Scenes())

@@ -12,10 +12,10 @@ from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from realcustom import masks
-from realcustom.customization import MaskSettings
 from realcustom.errors import InputError, NotANumber, WordNotFound
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
+from realcustom.settings import MaskSettings
 from realcustom.subject import Subject
 
 PROMPT = "a dog on the beach"
@@ -159,9 +159,9 @@ def test_eta_reaches_the_scheduler(run):
         ({"subject_word": None}, "subject_image was given without subject_word"),
         ({"subject_image": None}, "subject_word was given without subject_image"),
         ({"subject_image": "toy.png"}, "subject_image must be a PIL picture or a saved subject, but is a str"),
-        ({"subject_image": [Image.new("RGB", (8, 8))] * 2}, "subject_image is a list of 2, but there are 1 prompts"),
+        ({"subject_image": [Image.new("RGB", (8, 8))] * 2}, "list of 2 pictures, one for each prompt, but"),
         ({"subject_image": ["toy.png"]}, "subject_image must be a PIL picture or a saved subject, but is a str"),
-        ({"subject_word": ["dog", "dog"]}, "subject_word is a list of 2, but there are 1 prompts"),
+        ({"subject_word": ["dog", "dog"]}, "subject_word is a list of 2, but the number of prompts is 1"),
         ({"height": 30}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 30"),
         ({"width": -4}, "width must be a positive multiple of 4 pixels, 8192 at the most, but is -4"),
         ({"height": 0}, "height must be a positive multiple of 4 pixels, 8192 at the most, but is 0"),
@@ -187,7 +187,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"callback_on_step_end_tensor_inputs": "latents"}, "a callback can get .* but not 'latents'"),
         ({"guidance": "both"}, "guidance must be one of cascade, direct, but is 'both'"),
         ({"guidance_rescale": 2}, "guidance_rescale must be a share from 0 to 1, but is 2"),
-        ({"mask_frozen_after": -1}, "mask_frozen_after must be at least 0, but is -1"),
+        ({"mask_frozen_after": 0}, "mask_frozen_after must be 'never' or a whole number of at least 1, but is 0"),
         ({"compat": "official"}, "compat='official' is for Stable Diffusion XL"),
         ({"mask_scope": 1.1}, "mask_scope must be a share from 0 to 1, but is 1.1"),
         ({"final_mask_scope": 1.1}, "final_mask_scope must be a share from 0 to 1, but is 1.1"),
@@ -215,6 +215,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"mask": torch.full((8, 8), float("nan"))}, "mask must lie between 0 and 1, but spans nan"),
         ({"mask": "circle"}, "mask must be a picture, a tensor, an array or the masks of a run, but is a str"),
         ({"subject_image": None, "subject_word": None, "mask": torch.ones(8, 8)}, "mask was given without a subject"),
+        ({"subject_image": None, "subject_word": None, "occurrence": 2}, "occurrence was given without a subject"),
         ({"subject_image": Image.fromarray(np.ones((4, 4), np.float32))}, r"levels \(mode F\) have no known scale"),
     ],
 )  # fmt: skip
@@ -451,14 +452,14 @@ def test_the_padding_of_a_reference_takes_no_part(tiny, subject):
 
 def test_latents_that_are_no_numbers_are_reported_and_not_shown(run):
     broken = {"latents": torch.full((1, 4, 8, 8), torch.nan)}
-    with pytest.raises(NotANumber, match="no numbers any more; take lower guidance scales"):
+    with pytest.raises(NotANumber, match="not finite any more; take lower guidance scales"):
         run(callback_on_step_end=lambda *_: broken)
 
 
 def test_pixels_that_are_no_numbers_are_reported_and_not_shown(tiny, subject):
     vae = tiny.autoencoder()
     vae.decoder.conv_in.bias.data.fill_(torch.nan)
-    with pytest.raises(NotANumber, match="the decoded pixels are no numbers any more; take the autoencoder in float32"):
+    with pytest.raises(NotANumber, match="the decoded pixels are not finite any more; take the autoencoder in float32"):
         tiny.pipeline(vae=vae)(PROMPT, subject, "dog")
 
 
@@ -494,9 +495,10 @@ def test_without_guidance_the_unconditional_branch_is_not_run(pipeline, monkeypa
 
 
 def test_without_return_dict_the_output_is_a_plain_tuple(run):
-    images, masks, report = run(return_dict=False)
+    images, flagged, masks, report = run(return_dict=False)
     output = run()
     assert torch.equal(images, output.images)
+    assert flagged is output.nsfw_content_detected is None
     assert torch.equal(masks.steps, output.masks.steps)
     assert report == output.report
 
@@ -562,7 +564,7 @@ def test_transparency_becomes_white():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [("up_blocks", "must be a list of beginnings of names, but is the word 'up_blocks'"),
-     (["up_blocks", "up_block.9"], r"no cross-attention layer begins with 'up_block\.9'; there are down_blocks\.0")],
+     (["up_blocks", "up_block.9"], r"no cross-attention layer begins with 'up_block\.9'; those .* lie in down_blocks\.0")],
 )  # fmt: skip
 def test_mask_layers_that_are_not_there_are_refused(tiny, layers, message):
     with pytest.raises(InputError, match=message):
@@ -653,12 +655,12 @@ def test_a_threshold_is_narrowed_likewise(tiny, subject):
     assert min(wide) > max(narrow) == 0
 
 
-@pytest.mark.parametrize(("frozen_after", "counts"), [(2, (32, 32)), (3, (32, 16)), (None, (32, 16))])
+@pytest.mark.parametrize(("frozen_after", "counts"), [(2, (32, 32)), (3, (32, 16)), ("never", (32, 16))])
 def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, frozen_after, counts):
     pipeline = tiny.pipeline(mask_scope=0.5, final_mask_scope=0.25, mask_frozen_after=frozen_after)
     made = pipeline(PROMPT, subject, "dog", num_inference_steps=4).masks.steps.flatten(1)
     assert tuple((made > 0).sum(dim=1).tolist()[::3]) == counts
-    assert MaskSettings(frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
+    assert MaskSettings(mask_frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
 
 
 def test_a_mask_yields_to_the_words_behind_the_subjects(tiny, subject, monkeypatch):

@@ -12,7 +12,6 @@ from PIL import Image
 
 from realcustom import masks
 from realcustom.attention import cross_attention_layers
-from realcustom.customization import MaskSettings
 from realcustom.errors import InputError, WordNotFound
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.stock_pipelines import (
@@ -290,7 +289,7 @@ def test_settings_that_are_not_given_are_the_papers_again(pipe, adapter, subject
     load_realcustom(pipe, adapter)
     set_realcustom_subject(pipe, subject, "dog")
     expected = call(pipe)
-    set_realcustom_subject(pipe, subject, "dog", subject_guidance_scale=2.0, mask_settings=MaskSettings(scope=0.8))
+    set_realcustom_subject(pipe, subject, "dog", subject_guidance_scale=2.0, mask_scope=0.8)
     assert not torch.allclose(call(pipe), expected, atol=1e-3)
     set_realcustom_subject(pipe, subject, "dog")
     assert torch.equal(call(pipe), expected)
@@ -333,23 +332,23 @@ def test_masks_yield_as_in_the_own_pipeline(pipe, sd, adapter, subject, monkeypa
     expected = ours(PROMPT, subject, "dog", num_images_per_prompt=2, num_inference_steps=2, guidance_scale=4.0,
                     output_type="latent", latents=torch.cat([noise(32), noise(32, 4)]))  # fmt: skip
     load_realcustom(pipe, adapter)
-    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=1.0, yields=True))
+    set_realcustom_subject(pipe, subject, "dog", mask_scope=1.0, mask_yields=True)
     call(pipe, num_images_per_prompt=2, num_inference_steps=2, latents=torch.cat([noise(32), noise(32, 4)]))
     made = realcustom_masks(pipe).steps[0] > 0
     assert (made == (expected.masks.steps[0] > 0)).float().mean() > 0.95
     assert 0 < made.sum() < made.numel()
 
 
-@pytest.mark.parametrize("settings", [MaskSettings(refined=True), MaskSettings(layers=("mid_block",))])
+@pytest.mark.parametrize("settings", [{"mask_refined": True}, {"mask_layers": ("mid_block",)}])
 def test_settings_of_masks_are_read(pipe, adapter, subject, settings):
     load_realcustom(pipe, adapter)
     set_realcustom_subject(pipe, subject, "dog")
     plain = call(pipe), realcustom_masks(pipe).steps
-    set_realcustom_subject(pipe, subject, "dog", mask_settings=settings)
+    set_realcustom_subject(pipe, subject, "dog", **settings)
     assert not torch.equal(call(pipe), plain[0])
     assert not torch.equal(realcustom_masks(pipe).steps[0], plain[1][0])
     with pytest.raises(InputError, match="no cross-attention layer begins with 'nonsense'"):
-        set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(layers=("nonsense",)))
+        set_realcustom_subject(pipe, subject, "dog", mask_layers=("nonsense",))
 
 
 def test_what_the_unet_uses_up_is_there_for_both_of_its_runs(pipe, sd, adapter, subject):
@@ -402,6 +401,18 @@ class TestRefusals:
         with pytest.raises(InputError, match="other attention processors have replaced RealCustom's"):
             call(pipe)
 
+    def test_processors_that_would_be_replaced(self, pipe, adapter):
+        class Tuned(AttnProcessor2_0):
+            pass
+
+        before = {name: Tuned() if "attn2" in name else one for name, one in pipe.unet.attn_processors.items()}
+        pipe.unet.set_attn_processor(dict(before))
+        with pytest.raises(InputError, match="would replace Tuned in this UNet"):
+            load_realcustom(pipe, adapter)
+        assert pipe.unet.attn_processors == before
+        pipe.enable_attention_slicing()  # the same attention in parts
+        load_realcustom(pipe, adapter)
+
     def test_what_is_no_stable_diffusion_pipeline(self, adapter):
         with pytest.raises(InputError, match="not to a DDPMPipeline"):
             load_realcustom(
@@ -436,7 +447,7 @@ class TestRefusals:
 
 def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
     load_realcustom(pipe, adapter)
-    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=0.5, frozen_after=1))
+    set_realcustom_subject(pipe, subject, "dog", mask_scope=0.5, mask_frozen_after=1)
     call(pipe)
     steps = realcustom_masks(pipe).steps
     assert torch.equal(steps[0], steps[2])
@@ -446,7 +457,7 @@ def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
 
 def test_the_scope_is_narrowed_in_the_second_half(pipe, adapter, subject):
     load_realcustom(pipe, adapter)
-    set_realcustom_subject(pipe, subject, "dog", mask_settings=MaskSettings(scope=0.5, final_scope=0.25))
+    set_realcustom_subject(pipe, subject, "dog", mask_scope=0.5, final_mask_scope=0.25)
     call(pipe)
     shares = [float((step > 0).float().mean()) for step in realcustom_masks(pipe).steps]
     assert shares == [0.5, 0.5, 0.25]
@@ -493,8 +504,8 @@ def test_until_its_pipeline_is_called_a_subject_does_not_act_on_another_with_the
     ("settings", "told"),
     [
         ({"token_ratio": 0}, "token_ratio must be"), ({"subject_guidance_scale": float("nan")}, "subject_guidance_scale"),
-        ({"mask_settings": MaskSettings(scope=2)}, r"mask_settings\.scope"),
-        ({"mask_settings": MaskSettings(final_scope=-1)}, r"mask_settings\.final_scope"),
+        ({"mask_scope": 2}, "mask_scope must be a share"), ({"mask_frozen_after": 0}, "mask_frozen_after must be 'never' or"),
+        ({"final_mask_scope": -1}, "final_mask_scope must be a share"), ({"mask_scop": 1}, "takes no 'mask_scop'"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_used_are_refused_before_a_call(pipe, adapter, subject, settings, told):
@@ -510,3 +521,42 @@ def test_two_subjects_need_two_words(pipe, adapter, subject):
         call(pipe)
     with pytest.raises(InputError, match=r"subjects must be a list of realcustom\.Subject"):
         set_realcustom_subjects(pipe, Subject(subject, "dog"))
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_processors_of_self_attention_go_on_getting_what_the_call_hands_them(pipe, adapter, subject, refined):
+    seen = []
+
+    class Strong(AttnProcessor2_0):
+        def __call__(self, *arguments, strength=1.0, **named):
+            seen.append(strength)
+            return super().__call__(*arguments, **named)
+
+    processors = {name: Strong() if "attn1" in name else one for name, one in pipe.unet.attn_processors.items()}
+    pipe.unet.set_attn_processor(dict(processors))
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", mask_refined=refined)
+    call(pipe, cross_attention_kwargs={"strength": 2.0})
+    assert set(seen) == {2.0}
+    unload_realcustom(pipe)
+    assert pipe.unet.attn_processors == processors
+
+
+def test_unloading_leaves_a_pipelines_own_encode_prompt(pipe, adapter):
+    own = pipe.encode_prompt = lambda *arguments, **named: None
+    load_realcustom(pipe, adapter)
+    unload_realcustom(pipe)
+    assert pipe.encode_prompt is own
+
+
+def test_what_is_said_of_masks_leaves_the_rest_as_the_adapters_paper_has_it(tiny, subject):
+    parts = tiny.sdxl_parts()
+    pipe = quiet(diffusers.StableDiffusionXLPipeline(**parts, **NO_MARK))
+    load_realcustom(pipe, tiny.plus_plus_adapter(parts["unet"]), **tiny.image_encoders())
+    set_realcustom_subject(pipe, subject, "dog", mask_yields=True)
+    settings = pipe._realcustom.settings
+    assert (settings.mask_yields, settings.mask_normalization, settings.mask_frozen_after) == (
+        True,
+        "min_max_per_layer",
+        12,
+    )

@@ -154,8 +154,12 @@ class _Once(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
     ) -> None:
         if getattr(namespace, self.dest) is not None:
-            parser.error(f"{option} was given twice; an axis has all its values behind one {option}")
+            parser.error(f"{option} was given twice; an axis has all its values after one {option}")
         setattr(namespace, self.dest, values)
+
+
+def _frozen_after(text: str) -> int | str:
+    return text if text == "never" else int(text)
 
 
 def _file(name: str) -> Path:
@@ -323,10 +327,13 @@ def _add_denoising_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--mask-yields", action=argparse.BooleanOptionalAction,
-        help="whether the subject leaves cells to words behind its own that stand out far more there, such as what it "
+        help="whether the subject leaves cells to words after its own that stand out far more there, such as what it "
         "wears; as the model has it if not given",
     )  # fmt: skip
-    add("--mask-frozen-after", type=int, metavar="N", help="keep the mask of this step; the model's own if not given")
+    add(
+        "--mask-frozen-after", type=_frozen_after, metavar="N|never",
+        help="keep the mask of this step, from 1; as the model has it if not given",
+    )  # fmt: skip
     add(
         "--mask-source", choices=("text", "encoder", "previous", "generation"),
         help="which call of the UNet gives the mask; text, the exact one, if not given",

@@ -16,7 +16,6 @@ import diffusers
 from realcustom.apps.bench import DRAWINGS, work_list
 from realcustom.apps.console import quiet_libraries
 from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_option
-from realcustom.customization import MaskSettings
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import dreambench, photographs
@@ -45,6 +44,7 @@ from realcustom.options import load_options
 from realcustom.painting import rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
+from realcustom.settings import MaskSettings
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -105,10 +105,11 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
 
 def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, evaluations: int) -> None:
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
-    config = pipeline.config
-    frozen = config.mask_frozen_after if options.mask_frozen_after is None else options.mask_frozen_after
-    narrowed = MaskSettings(frozen_after=frozen).narrows(evaluations)
-    unread = unread_settings(pipeline.adapter, options.guidance or config.guidance, narrowed=narrowed)
+    defaults = pipeline.defaults
+    narrowed = MaskSettings(mask_frozen_after=options.mask_frozen_after or defaults["mask_frozen_after"]).narrows(
+        evaluations
+    )
+    unread = unread_settings(pipeline.adapter, options.guidance or defaults["guidance"], narrowed=narrowed)
     refuse_unread(given, [unread])
 
 
@@ -149,7 +150,7 @@ class _Making:
         self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
         pipeline = self.method.pipeline
         with told_by_option():
-            evaluations = rehearse(pipeline, options.steps or pipeline.config.num_inference_steps)
+            evaluations = rehearse(pipeline, options.steps or pipeline.defaults["num_inference_steps"])
         if not tuned:
             _refuse_unread(options, pipeline, evaluations)
         self.maker: Maker = in_batches(self.method, self.settings)

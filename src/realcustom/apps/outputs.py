@@ -32,7 +32,7 @@ def keep(sources: Iterable[tuple[str, Path | None]], outputs: Iterable[Path]) ->
     """Check that nothing is written over what a picture is made of, under whatever name.
 
     Args:
-        sources: files that are there, behind what they are; None for one that was not given.
+        sources: files that are there, by what they are; None for one that was not given.
         outputs: files that may be there.
 
     Raises:

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from realcustom.branches import MaskSource
 from realcustom.errors import InputError
 from realcustom.files import read_json, write_whole
-from realcustom.guidance import Form
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.settings import Form, FrozenAfter, MaskSource
 
 _DROPPED = {"batch_size"}
 """Those of `Settings` that decide nothing of what a picture looks like; a `run.json` of an older version says them."""
@@ -44,7 +43,7 @@ class Settings:
     mask_binary: bool | None = None
     mask_yields: bool | None = None
     mask_refined: bool | None = None
-    mask_frozen_after: int | None = None
+    mask_frozen_after: FrozenAfter | None = None
     mask_source: MaskSource | None = None
     token_ratio: float | None = None
 
@@ -68,7 +67,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
         settings: by which it does.
         **work: what tells the work list from others.
     """
-    own = {name: value for name, value in pipeline.config.items() if isinstance(value, (int, float, str, list))}
+    own = {**pipeline.defaults, "mask_layers": pipeline.config["mask_layers"]}
     schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         "model": model_hash(pipeline),
@@ -80,7 +79,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     }
 
 
-_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False}
+_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False, "mask_frozen_after": "never"}
 """What a `run.json` of an older version does not say, and what its pictures were made with."""
 
 

@@ -6,7 +6,6 @@ with it (`JointObjective`), half of its batches without any reference, before it
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from realcustom.masks import area_mask
 from realcustom.options import PositiveShare, Share
 from realcustom.pictures import sheet, to_pictures
 from realcustom.pipeline import RealCustomPipeline
-from realcustom.placement import place_tokens
+from realcustom.placement import grid_side, place_tokens
 from realcustom.prompts import TextStates
 from realcustom.subject_encoder import as_arguments
 from realcustom.training.base import measure_text_only, measured_noise, noun_columns
@@ -124,7 +123,7 @@ class Reference:
         """Return where the tokens lie in the pictures to be made."""
         if self.frames is None:
             return None
-        return place_tokens(math.isqrt(self.features.shape[1]), self.frames[:, 1], self.frames[:, 0])
+        return place_tokens(grid_side(self.features.shape[1]), self.frames[:, 1], self.frames[:, 0])
 
     def of_others(self) -> Reference:
         """Return each subject in the place of the next one."""
@@ -241,12 +240,7 @@ class _ReferenceObjective(ABC, Generic[Trained]):
         """Check that the adapter's tokens are the cells of a square, each of which has its place."""
         seen = self.reference(self.held_out.references[:1], self.held_out.frames[:1], 1.0)
         with torch.no_grad():
-            count = self.adapter.tokens(seen.features, *seen.more).shape[1]
-        if math.isqrt(count) ** 2 != count:
-            raise InputError(
-                f"an adapter that places its tokens needs one for each cell of a square, but of this encoder's pictures it has "
-                f"{count} tokens, which are no square grid; take adapter.placed=false, or an encoder without a class token"
-            )
+            grid_side(self.adapter.tokens(seen.features, *seen.more).shape[1])
 
     def prepare(self, device: torch.device) -> None:
         """Move the frozen parts and what is held out to the device."""
