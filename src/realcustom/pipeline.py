@@ -37,7 +37,7 @@ from realcustom.checks import (
     is_whole,
     sentences,
 )
-from realcustom.customization import Actor, Customization, Reference
+from realcustom.customization import Customization
 from realcustom.errors import OUT_OF_MEMORY, InputError, NotANumber, OutOfMemory, did_you_mean, in_one_line
 from realcustom.latents import Autoencoder, downscaling, to_pixels
 from realcustom.loading import load_components, load_part, resolve
@@ -48,7 +48,6 @@ from realcustom.masks import (
     resize_mask,
     resize_mask_by_height,
 )
-from realcustom.portrait import Portrait
 from realcustom.prompts import (
     TextStates,
     cut_off,
@@ -61,7 +60,7 @@ from realcustom.report import RealCustomOutput, Report, SubjectMasks, SubjectRep
 from realcustom.schedule import alpha_at, clean_latents, official_scheduler
 from realcustom.settings import Form, FrozenAfter, Guidance, MaskSettings, MaskSource, RunSettings, Shortcuts
 from realcustom.subject import Likeness, Subject
-from realcustom.subject_encoder import SubjectEncoder, given_mask
+from realcustom.subject_encoder import SubjectEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -395,26 +394,22 @@ class RealCustomPipeline(DiffusionPipeline):
         mask_grid = (grid[0] // 2, grid[1] // 2) if compat else attention_grid(self.unet, grid)
         portraits, actors = [], []
         every = word_columns(prompts, words, self.tokenizer, text.states.shape[1], later=run.masks.mask_yields)
+        encoder = self.subject_encoder
         for role, columns in zip(cast, every, strict=True):
-            seen, references = self._references(role, samples, dtype, squashed=bool(compat))
-            given = None if role[0].mask is None else given_mask(role[0].mask, samples, mask_grid, device)
             scales = torch.tensor([one.scale for one in role]).repeat_interleave(num_images_per_prompt)
-            actors.append(
-                Actor(
-                    references,
-                    columns.repeat_interleave(num_images_per_prompt, dim=0).to(device),
-                    (scales * torch.tensor(subject_scales)).to(device),
-                    given,
-                    role[0].mask_mode,
-                    role[0].start,
-                    role[0].end,
-                )
-            )
+            actor, seen = encoder.actor(
+                self.adapter, role, columns, scales * torch.tensor(subject_scales), mask_grid, device, dtype,
+                squashed=bool(compat),
+            )  # fmt: skip
+            actors.append(actor)
             portraits.append(seen)
         black = None
         if compat and cast:
-            nothing = Subject(Image.new("RGB", (1, 1)), "")
-            black = [self._references([nothing], samples, dtype, squashed=True)[1] for _ in cast]
+            picture = Image.new("RGB", (1, 1))
+            nothing = encoder.reference(
+                self.adapter, [picture], [encoder.examine(picture)], samples, device, dtype, squashed=True
+            )
+            black = [[nothing]] * len(cast)
 
         with (
             attached(self.unet, self_attention=run.masks.mask_refined) as tap,
@@ -598,23 +593,6 @@ class RealCustomPipeline(DiffusionPipeline):
                 f"pipeline with pipe.to(dtype=...)"
             )
         return cast
-
-    def _references(
-        self, role: Sequence[Subject], samples: int, dtype: torch.dtype, *, squashed: bool
-    ) -> tuple[list[Portrait], list[Reference]]:
-        """Return what is known of the pictures of one subject, and what the steps attend to, for each picture to be made."""
-        players = [role[0]] if all(one is role[0] for one in role) else list(role)
-        encoder, device = self.subject_encoder, self._execution_device
-        portraits, references = [], []
-        for number, share in enumerate(role[0].shares):
-            likenesses = [one.likenesses[number] for one in players]
-            seen = [encoder.examine(one) for one in likenesses]
-            reference = encoder.reference(
-                self.adapter, likenesses, seen, samples // len(players), device, dtype, share=share, squashed=squashed
-            )
-            portraits += seen
-            references.append(reference)
-        return portraits, references
 
     def _check_compat(self, compat: str | None, run: RunSettings) -> None:
         if compat is None:

@@ -86,7 +86,8 @@ def find_word(
 
     Args:
         prompt: the sentence.
-        word: a word or phrase of it; case, plural and how accents are encoded do not matter, parts of words do not count.
+        word: a word or phrase of it; case and how accents are encoded do not matter, a
+            singular is found in the plural, too, and parts of words do not count.
         tokenizer: a fast tokenizer; its `model_max_length` says what the text encoder reads.
         occurrence: which one to take if the prompt says the word more than once, counted from 1.
 

@@ -27,7 +27,7 @@ from realcustom.attention import (
     tapped_processors,
 )
 from realcustom.checks import check_numbers, check_positive_share
-from realcustom.customization import Actor, Customization
+from realcustom.customization import Customization
 from realcustom.errors import InputError, did_you_mean
 from realcustom.loading import load_part
 from realcustom.masks import MaskMode
@@ -37,7 +37,7 @@ from realcustom.report import SubjectMasks
 from realcustom.schedule import alpha_at
 from realcustom.settings import MaskSettings
 from realcustom.subject import Likeness, Subject
-from realcustom.subject_encoder import SubjectEncoder, given_mask
+from realcustom.subject_encoder import SubjectEncoder
 
 _ATTRIBUTE = "_realcustom"
 
@@ -165,27 +165,16 @@ class _Attachment:
         own = states[-pictures:]
         encoder = SubjectEncoder(self.pipeline.vae, side_of(self.pipeline), self.image_encoder, self.image_encoder_2)
         grid = attention_grid(_stock(self.pipeline.unet), (sample.shape[2], sample.shape[3]))
-        actors = []
         said = [[(subject.word, subject.occurrence)] * len(prompts) for subject in self.subjects]
         tokenizer = self.pipeline.tokenizer
         words = find_words(prompts, said, tokenizer)
         every = word_columns(prompts, words, tokenizer, states.shape[1], later=self.settings.mask_yields)
+        actors = []
         for subject, columns in zip(self.subjects, every, strict=True):
-            given = None if subject.mask is None else given_mask(subject.mask, pictures, grid, device)
+            scales, role = torch.full((pictures,), self.scale * subject.scale), [subject] * len(prompts)
             with torch.no_grad():
-                references = [
-                    encoder.reference(
-                        self.adapter, [likeness], [encoder.examine(likeness)], pictures, device, dtype, share=share
-                    )
-                    for likeness, share in zip(subject.likenesses, subject.shares, strict=True)
-                ]
-            scales = torch.full((pictures,), self.scale * subject.scale, device=device)
-            actors.append(
-                Actor(
-                    references, columns.repeat_interleave(pictures // len(prompts), dim=0).to(device), scales, given,
-                    mode=subject.mask_mode, start=subject.start, end=subject.end,
-                )
-            )  # fmt: skip
+                actor, _ = encoder.actor(self.adapter, role, columns, scales, grid, device, dtype)
+            actors.append(actor)
         text, evaluations = TextStates(own.to(dtype), None), self.pipeline.num_timesteps
         run = Customization(self.adapter, self.tap, text, actors, grid, evaluations, self.settings, self.token_ratio)
         return run, own

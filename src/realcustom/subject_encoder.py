@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from realcustom.adapter import RealCustomAdapter
-from realcustom.customization import Reference
+from realcustom.customization import Actor, Reference
 from realcustom.errors import InputError
 from realcustom.finding import seen_side
 from realcustom.latents import Autoencoder, to_latents
@@ -29,7 +29,7 @@ from realcustom.portrait import Portrait, cells_within, examine, fit_reference, 
 from realcustom.projector import latent_features, patch_side
 from realcustom.report import SubjectMasks
 from realcustom.saved_subject import SavedSubject
-from realcustom.subject import Likeness
+from realcustom.subject import Likeness, Subject
 from realcustom.vision import ImageFeatures, clip_features, twin_features
 
 
@@ -108,6 +108,49 @@ class SubjectEncoder:
             present = self._present(portraits, features.deep.shape[1], tokens.shape[1]).to(device)
         frames = torch.tensor([portrait.frame for portrait in portraits], device=device)
         return Reference(tokens, adapter.keys_values(tokens), present, frames, share).repeated(times)
+
+    def actor(
+        self,
+        adapter: RealCustomAdapter,
+        role: Sequence[Subject],
+        columns: Tensor,
+        scales: Tensor,
+        grid: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        squashed: bool = False,
+    ) -> tuple[Actor, list[Portrait]]:
+        """Return one subject of a run, and what is known of its pictures.
+
+        Args:
+            adapter: makes tokens, keys and values of features.
+            role: who it is under each of `p` prompts: the same subject, or one each.
+            columns: `[p, t, 1 + n]`, of its words, see `Actor`.
+            scales: `[b]`, what its contribution to each picture is multiplied with; those of one prompt follow each other.
+            grid: height and width of masks.
+            device: of the result.
+            dtype: likewise.
+            squashed: see `reference`.
+
+        Raises:
+            InputError: see `reference`; or its mask cannot be used.
+        """
+        first, samples = role[0], len(scales)
+        players = [first] if all(one is first for one in role) else list(role)
+        portraits, references = [], []
+        for number, share in enumerate(first.shares):
+            likenesses = [one.likenesses[number] for one in players]
+            seen = [self.examine(one) for one in likenesses]
+            references.append(
+                self.reference(
+                    adapter, likenesses, seen, samples // len(players), device, dtype, share=share, squashed=squashed
+                )
+            )
+            portraits += seen
+        given = None if first.mask is None else given_mask(first.mask, samples, grid, device)
+        each = columns.repeat_interleave(samples // len(role), dim=0).to(device)
+        return Actor(references, each, scales.to(device), given, first.mask_mode, first.start, first.end), portraits
 
     def examine(self, likeness: Likeness) -> Portrait:
         """Return what is seen of a picture, or was seen of one that was saved."""
