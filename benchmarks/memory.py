@@ -5,7 +5,7 @@
 Weights are those of the configurations that the families were published with, in float16; what a call of the UNet and the
 decoder hold at their peak is followed tensor by tensor on tensors without numbers. A real device adds what its libraries
 need, some 0.5 to 1 GB, and an autoencoder that is run in float32 needs twice its share. "offloaded" is with
-`enable_model_cpu_offload` (one model at a time), "tiled" with `enable_vae_tiling`.
+`enable_model_cpu_offload` (one model at a time), "tiled" with `vae.enable_tiling`.
 """
 
 from __future__ import annotations

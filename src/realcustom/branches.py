@@ -138,8 +138,6 @@ class Branches:
     def __post_init__(self) -> None:
         if self.shortcuts.cache_interval > 1:
             self._deep = DeepFeatures(self.unet)
-        if self.customization is not None and self.shortcuts.mask_source == "encoder":
-            self.customization.watched = encoder_layers(self.unet, self.customization.settings.mask_layers)
 
     def predict(self, noisy: Tensor, timestep: Tensor) -> Tensor:
         """Return the guided prediction of the next evaluation, of `noisy [b, c, h, w]` as the UNet receives it."""

@@ -63,6 +63,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no pickle can make the unpickler raise anything
+        if type(error).__name__ == "UnpicklingError":  # torch's own words advise to run what the file holds
+            raise InputError(
+                f"{path} is no file of tensors as PyTorch or safetensors write it, or holds more"
+            ) from error
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path} cannot be read as a state dict: {type(error).__name__}: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

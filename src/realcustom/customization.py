@@ -1,4 +1,13 @@
-"""One step of RealCustom, whatever runs the UNet: T2I finds the mask, TI2I paints the subject in it (RC section 3.3)."""
+"""One step of RealCustom, whatever runs the UNet: T2I finds the mask, TI2I paints the subject in it (RC section 3.3).
+
+A subject on its way into a picture:
+
+- `Subject`: what a caller says of it, with its likenesses: pictures, or what was saved of them.
+- `Portrait`: what is known of one of its pictures, such as where the subject lies in it.
+- `Reference`: one of its pictures as the adapter's tokens, keys and values.
+- `Actor`: all its references with its word, scale, mask and time in one run.
+- `View` and `Influence`: a reference, and an actor, in one UNet call: the tokens that act, where and how strongly.
+"""
 
 from __future__ import annotations
 
@@ -121,24 +130,14 @@ class Customization:
     """How strongly each subject acted on each picture in each evaluation, against the text; None where it did not."""
     overlaps: list[Tensor] = field(default_factory=list)
     """`[s, b]`, the largest overlap of each subject's mask with another one's, before they were told apart."""
-    watched: Sequence[str] | None = None
-    """Beginnings of the names of other layers that record; those of the settings if None."""
+    share: float = 0.0
+    """Of the run, that lies before the evaluation whose mask was found last."""
     _own: Tensor | None = None
     _relevances: Tensor | None = None
     _mask: Tensor | None = None
     _found_frames: list[Tensor] = field(default_factory=list)
     _frames: list[Tensor] = field(default_factory=list)
     _parts: dict[tuple[int, ...], tuple[TextStates, list[list[Reference]]]] = field(default_factory=dict)
-
-    @property
-    def done(self) -> float:
-        """Share of the run that lies before the evaluation at hand, of which the mask has been found."""
-        return max(0, len(self.masks) - 1) / self.evaluations
-
-    @property
-    def reached(self) -> float:
-        """Share of the run that lies before the next mask."""
-        return len(self.masks) / self.evaluations
 
     @property
     def needs_text(self) -> bool:
@@ -159,7 +158,7 @@ class Customization:
         Args:
             rows_after: how many rows for each picture come after those in which the words look, at the end of the batch.
         """
-        self.tap.watched = self.settings.mask_layers if self.watched is None else self.watched
+        self.tap.watched = self.settings.mask_layers
         self.tap.word = self.columns if self.needs_text else None
         self.tap.rows_after = rows_after * len(self.text.states)
 
@@ -179,6 +178,7 @@ class Customization:
         It is made of what the UNet last recorded; the mask of the evaluation before is used again when `renewed` is False or
         the mask is frozen.
         """
+        self.share = len(self.masks) / self.evaluations
         if (self.needs_text and renewed) or self._own is None:
             self._own, self._relevances, self._found_frames = self._found()
         step = frame_step(self.evaluations)
@@ -253,10 +253,7 @@ class Customization:
 
     def _scales(self) -> Tensor:
         """Return how strongly each subject acts in this evaluation, `[s, b]`."""
-        return self._scales_at(self.done)
-
-    def _scales_at(self, share: float) -> Tensor:
-        return torch.stack([actor.scales * actor.acts(share) for actor in self.actors])
+        return torch.stack([actor.scales * actor.acts(self.share) for actor in self.actors])
 
     def _view(
         self, number: int, one: Reference, text: TextStates, noisy: Tensor, alpha: Tensor, rows: Tensor, mask: Tensor
@@ -287,7 +284,7 @@ class Customization:
         """Return the masks `[s, b, h, w]`, their cells shared out among the subjects that act in this evaluation."""
         if len(masks) < 2 or relevances is None:
             return masks
-        acting = (self._scales_at(self.reached) != 0)[..., None, None]
+        acting = (self._scales() != 0)[..., None, None]
         theirs = masks * acting
         self.overlaps.append(_largest_overlaps(theirs).cpu())
         return torch.where(acting, exclusive(theirs, relevances), masks)
@@ -314,7 +311,7 @@ class Customization:
         words = [layer[..., 0] for layer in maps]
         relevance = aggregate(words, normalization=settings.mask_normalization, size=self.grid, refine=refine)
         bounded = influence_threshold if settings.mask_threshold else influence_scope
-        scope = settings.scope_at(self.reached)
+        scope = settings.scope_at(self.share)
         mask = bounded(relevance, mask_scope=scope, binary=settings.mask_binary)
         if settings.mask_yields:
             every = [rearrange(layer, "b h w k -> (b k) h w") for layer in maps]

@@ -57,7 +57,7 @@ def require_place(path: Path, *, overwrite: bool) -> None:
         raise InputError(f"{named(path)} is a folder; choose another name")
     require_folder_of(path)
     if os.path.lexists(path) and not overwrite:
-        raise InputError(f"{named(path)} exists; choose another name, or overwrite it")
+        raise InputError(f"{named(path)} exists; choose another name, or overwrite it (--overwrite, overwrite=True)")
 
 
 def require_folder_of(path: Path) -> None:

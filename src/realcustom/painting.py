@@ -138,8 +138,10 @@ class Painter:
             InputError: there is no such scheduler, a value cannot be used, or the prompt does not say the word.
         """
         side = self.pipeline.side
-        own = {"seed": random_seed(), "subject_scale": 1.0, "height": side, "width": side}
+        own: dict[str, Any] = {"seed": random_seed(), "subject_scale": 1.0, "height": side, "width": side}
         own |= {name: value for name, value in self.pipeline.defaults.items() if name in PictureSettings.model_fields}
+        if not self.pipeline.zeros_for_empty_prompt:
+            own["negative_prompt"] = ""
         chosen = {**own, **{name: value for name, value in given.items() if value is not None}}
         name = chosen.pop("scheduler", type(self._own_scheduler).__name__)
         said = {"prompt": prompt, "subject_word": subject_word, "scheduler": scheduler_class(name).__name__}
@@ -178,7 +180,17 @@ class Painter:
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
         evaluations = self._evaluations[settings.scheduler, settings.num_inference_steps]
         narrowed = MaskSettings(mask_frozen_after=settings.mask_frozen_after).narrows(evaluations)
-        return unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
+        unread = unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
+        if settings.mask_frozen_after != "never" and settings.mask_frozen_after >= evaluations:
+            unread["mask_frozen_after"] = (
+                f"the run has {evaluations} evaluations, and the mask of the last one is kept by none"
+            )
+        if settings.guidance_scale == 1:
+            unread["negative_prompt"] = "guidance_scale is 1"
+        elif settings.guidance_start == settings.guidance_end:
+            names = ("negative_prompt", "guidance_scale")
+            unread |= dict.fromkeys(names, "guidance_start is guidance_end, between which nothing is guided")
+        return unread
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
         """Make the pictures of one call; their settings may differ in seed and subject_scale.
@@ -240,7 +252,7 @@ def unread_settings(
     """
     unread: dict[str, str] = {}
     if not narrowed:
-        unread["final_mask_scope"] = "the mask is frozen in the first half of the run"
+        unread["final_mask_scope"] = "no mask is found in the second half of the run"
     if instead:
         # With the cascade, the source of the mask also says which branches are one batch.
         of_masks = (

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from realcustom.errors import InputError
-from realcustom.files import drafted, named, reason, require_folder_of
+from realcustom.files import drafted, named, reason, require_place
 
 logger = logging.getLogger(__name__)
 
@@ -181,11 +181,7 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     """
     try:
         _require_png(path)
-        require_folder_of(path)
-        if path.is_dir():
-            raise InputError(f"{named(path)} is a folder; choose another name")
-        if os.path.lexists(path) and not overwrite:
-            raise InputError(f"{named(path)} exists; choose another name, or --overwrite it")
+        require_place(path, overwrite=overwrite)
         if not os.access(path.parent, os.W_OK):
             raise InputError(f"the folder {named(path.parent)} cannot be written to")
     except OSError as error:  # a name that no file system takes

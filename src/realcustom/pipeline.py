@@ -88,7 +88,7 @@ def _memory_told() -> Iterator[None]:
             raise
         raise OutOfMemory(
             f"there is not enough memory on the device ({in_one_line(error)}); in the order of what they cost, take: "
-            "pipe.enable_vae_tiling(), dtype=torch.float16 (bfloat16 on a CPU), fewer pictures at once, "
+            "pipe.vae.enable_tiling(), dtype=torch.float16 (bfloat16 on a CPU), fewer pictures at once, "
             "pipe.enable_model_cpu_offload(), a smaller width and height"
         ) from error
 
@@ -554,11 +554,12 @@ class RealCustomPipeline(DiffusionPipeline):
                 f"mask_source is {mask_source!r}, which does without the prediction of the text branch, but guidance is "
                 f"{guidance.form!r}, which needs it; take direct guidance, or the mask source text or previous"
             )
+        layers = self.config.mask_layers
         if mask_source == "encoder":
-            encoder_layers(self.unet, self.config.mask_layers)
+            layers = encoder_layers(self.unet, layers)
         masks = MaskSettings(
             **{name: own[name] for name in own.keys() & {one.name for one in fields(MaskSettings)}},
-            mask_threshold=mask_threshold, mask_refined=mask_refined, mask_layers=tuple(self.config.mask_layers),
+            mask_threshold=mask_threshold, mask_refined=mask_refined, mask_layers=tuple(layers),
         )  # fmt: skip
         shortcuts = Shortcuts(mask_source, guidance_start, guidance_end, cache_interval)
         return RunSettings(own["num_inference_steps"], guidance, masks, shortcuts, own["token_ratio"])
@@ -580,8 +581,9 @@ class RealCustomPipeline(DiffusionPipeline):
             for name, given in {**short, "mask_mode": None if mask_mode == "replace" else mask_mode}.items():
                 if given is not None:
                     raise InputError(f"{name} was given beside subjects, each of which says it itself; leave it out")
-            if not isinstance(subjects, (list, tuple)) or not all(isinstance(one, Subject) for one in subjects):
-                raise InputError(f"subjects must be a list of realcustom.Subject, but is {subjects!r}")
+            listed = isinstance(subjects, (list, tuple)) and all(isinstance(one, Subject) for one in subjects)
+            if not listed or not subjects:
+                raise InputError(f"subjects must be a list of realcustom.Subject, at least one, but is {subjects!r}")
             cast = [[one] * prompts for one in subjects]
         else:
             cast = _cast_of_one(prompts, **short, mask_mode=mask_mode)
@@ -673,7 +675,7 @@ class RealCustomPipeline(DiffusionPipeline):
             if lost := cut_off(sentence, self.tokenizer):
                 logger.warning("the text encoder reads %d tokens; not read: %r", self.tokenizer.model_max_length, lost)
         positive, negative = (self.text_states(many, size, compat=compat) for many in (prompts, negatives))
-        if negative_prompt is None and positive.added and self.config.force_zeros_for_empty_prompt and not compat:
+        if negative_prompt is None and self.zeros_for_empty_prompt and not compat:
             pooled = torch.zeros_like(negative.added["text_embeds"])
             negative = TextStates(torch.zeros_like(negative.states), None, {**negative.added, "text_embeds": pooled})
         return positive, negative
@@ -700,6 +702,11 @@ class RealCustomPipeline(DiffusionPipeline):
         height, width = reversed(size) if compat else size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=states.states.device)
         return replace(states, added={**states.added, "time_ids": time_ids.expand(len(prompts), -1)})
+
+    @property
+    def zeros_for_empty_prompt(self) -> bool:
+        """Whether the unconditional branch is told zeros without a negative prompt, and not the empty sentence: SDXL's way."""
+        return self.text_encoder_2 is not None and bool(self.config.force_zeros_for_empty_prompt)
 
     @property
     def own_settings(self) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Portrait:
         """What to do for a better portrait, a sentence each; empty for a good one."""
         shape = _shape(self)
         if self.background is None:
-            found = [_too_small(self), _blurred(self), shape]
+            found = [_busy(self), _too_small(self), _blurred(self), shape]
         elif self.subject is None:
             found = [_nothing(self), shape]
         else:
@@ -438,6 +438,13 @@ def _badly_framed(portrait: Portrait) -> str:
         f"the subject takes {subject.extent:.0%} of the side, with its middle at {x:.0%} from the left and {y:.0%} from the "
         f"top, instead of {PORTRAIT[2]:.0%} in the middle; take the square of {right - left} pixels at ({left}, {top})"
         f"{', with more background around the picture' if beyond else ''}"
+    )
+
+
+def _busy(portrait: Portrait) -> str:
+    return (
+        f"only {portrait.calm:.0%} of the picture's border is of one colour, so that the subject could not be told from what "
+        "is around it; cut it out, or put it in front of one colour"
     )
 
 

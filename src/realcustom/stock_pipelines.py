@@ -224,6 +224,11 @@ def load_realcustom(
     check_fit(parts["adapter"], stock)
     before = dict(stock.attn_processors)
     replaced = {type(layer.processor).__name__ for layer in cross_attention_layers(stock).values()} - _PLAIN
+    if SubjectAttnProcessor.__name__ in replaced:
+        raise InputError(
+            "another pipeline with this UNet has a RealCustom adapter; set the subject there, or call unload_realcustom for it "
+            "first"
+        )
     if replaced:
         raise InputError(
             f"RealCustom's attention would replace {', '.join(sorted(replaced))} in this UNet; unload what brought it (an "

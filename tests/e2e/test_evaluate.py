@@ -53,11 +53,11 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         ),
         (
             ("--final-mask-scope", "0.2", "--steps", "15", "--mask-frozen-after", "8"),
-            "--final-mask-scope would have no effect, because the mask is frozen in the first half",
+            "--final-mask-scope would have no effect, because no mask is found in the second half",
         ),
         (
             ("--final-mask-scope", "0.2", "--steps", "4", "--scheduler", "heun", "--mask-frozen-after", "3"),
-            "--final-mask-scope would have no effect, because the mask is frozen in the first half",
+            "--final-mask-scope would have no effect, because no mask is found in the second half",
         ),
         (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
         (("--pictures", "theirs", "--adapter", "x"), "--adapter, --steps would have no effect beside --pictures"),

@@ -84,7 +84,7 @@ class TestBatch:
         assert command("batch", "list.yaml", "-o", "out")[0] == 0
         code, said = command("batch", "list.yaml", "-o", "out", "--steps", "2")
         assert code == 2
-        assert "was made with other settings" in said.err
+        assert "was made with another steps (3 instead of 2); name another --output" in said.err
 
     def test_pictures_of_other_numbers_are_not_taken_for_its_own(self, tiny, command, subject, capsys):
         """Of a model whose weights are the same in both."""
@@ -102,6 +102,10 @@ class TestBatch:
         assert said.err.startswith("realcustom: --subject-guidance-scale would have no effect")
         rows = rows_of("list.jsonl", robot(guidance="direct"), robot(prompt="a red robot"))
         assert command("batch", rows, "-o", "out", "--subject-guidance-scale", "2")[0] == 0
+        rows = rows_of("list.jsonl", robot(steps=2, seed=1), robot(prompt="a red robot", steps=2, seed=2))
+        code, said = command("batch", rows, "-o", "other", "--steps", "3")
+        assert (code, Path("other").exists()) == (2, False)
+        assert "--steps would have no effect, because every row of the list says it itself" in said.err
 
     def test_all_wrong_rows_are_named_before_anything_is_made(self, command, subject):
         rows = [

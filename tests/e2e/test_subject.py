@@ -87,7 +87,9 @@ def test_what_the_encoder_sees_is_written_but_over_nothing(check, tmp_path):
     before = seen.read_bytes()
     code, said = check(tmp_path / "seen.png", "--save", seen)
     assert code == 2
-    assert said.err == f"realcustom: {seen} exists; choose another name, or --overwrite it\n"
+    assert (
+        said.err == f"realcustom: {seen} exists; choose another name, or overwrite it (--overwrite, overwrite=True)\n"
+    )
     assert seen.read_bytes() == before
     assert check(ROBOT.with_name("rocket.png"), "--save", seen, "--overwrite")[0] == 0
     assert seen.read_bytes() != before

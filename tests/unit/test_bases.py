@@ -342,6 +342,11 @@ class TestDefaults:
         ).images[0]  # fmt: skip
         assert np.array_equal(np.asarray(made), np.asarray(ours))
 
+    def test_where_nothing_is_told_zeros_the_empty_sentence_is_written_down(self, tiny, plus_plus):
+        place = Place("base", "hub", Path("/nowhere"))
+        said = [Painter(one, place).settings("a dog", "dog").negative_prompt for one in (plus_plus, tiny.pipeline())]
+        assert said == [None, ""]
+
     def test_pictures_of_older_versions_that_say_no_number_were_never_frozen(self, plus_plus):
         told = Painter(plus_plus, Place("base", "hub", Path("/nowhere"))).settings("a dog", "dog").model_dump()
         assert PictureSettings(**{**told, "mask_frozen_after": None}).mask_frozen_after == "never"

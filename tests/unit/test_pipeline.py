@@ -215,6 +215,7 @@ def test_eta_reaches_the_scheduler(run):
         ({"mask": torch.full((8, 8), float("nan"))}, "mask must lie between 0 and 1, but spans nan"),
         ({"mask": "circle"}, "mask must be a picture, a tensor, an array or the masks of a run, but is a str"),
         ({"subject_image": None, "subject_word": None, "mask": torch.ones(8, 8)}, "mask was given without a subject"),
+        ({"subject_image": None, "subject_word": None, "subjects": []}, "subjects must be a list .* at least one"),
         ({"subject_image": None, "subject_word": None, "occurrence": 2}, "occurrence was given without a subject"),
         ({"subject_image": Image.fromarray(np.ones((4, 4), np.float32))}, r"levels \(mode F\) have no known scale"),
     ],

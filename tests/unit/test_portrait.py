@@ -205,3 +205,4 @@ def test_of_a_busy_background_nothing_is_concluded_and_that_is_said():
     assert portrait.subject is None
     assert portrait.frame == PORTRAIT
     assert any(re.match(r"background: busy, only \d\d% of the border", line) for line in portrait.lines())
+    assert any("cut it out" in sentence for sentence in portrait.advice)

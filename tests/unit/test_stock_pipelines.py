@@ -412,6 +412,9 @@ class TestRefusals:
         assert pipe.unet.attn_processors == before
         pipe.enable_attention_slicing()  # the same attention in parts
         load_realcustom(pipe, adapter)
+        other = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        with pytest.raises(InputError, match="another pipeline with this UNet has a RealCustom adapter"):
+            load_realcustom(other, adapter)
 
     def test_what_is_no_stable_diffusion_pipeline(self, adapter):
         with pytest.raises(InputError, match="not to a DDPMPipeline"):

@@ -110,7 +110,13 @@ def _checked(rows: Sequence[Mapping[str, Any]], folder: Path, painter: Painter, 
             wrong.append(f"row {number}: {error}")
     if wrong:
         raise InputError("; ".join(wrong))
-    refuse_unread(given_options(shared), [_unread(job, painter) for job in jobs])
+    calls = [
+        _unread(job, painter) | dict.fromkeys(_said(row).values(), "every row of the list says it itself")
+        for job, row in zip(jobs, rows, strict=True)
+    ]
+    given = given_options(shared)
+    del given["seed"]  # there is always one
+    refuse_unread(given, calls)
     return jobs
 
 
@@ -120,7 +126,7 @@ def _unread(job: Job, painter: Painter) -> dict[str, str]:
 
 def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, shared: Mapping[str, Any]) -> Job:
     _check_kinds(row)
-    said = {name: setting(name, [*MASK_OPTIONS]) for name in row if name not in (*NEEDED, *MASK_OPTIONS)}
+    said = _said(row)
     given = {name: row[option] for option, name in said.items()}
     values = {**shared, "seed": shared["seed"] + number - 1, "mask_mode": row.get("mask-mode"), **given}
     with told_by_option(dashes=""):
@@ -133,6 +139,11 @@ def _job(number: int, row: Mapping[str, Any], folder: Path, painter: Painter, sh
         elif isinstance(picture, SavedSubject):
             painter.pipeline.subject_encoder.require(picture, painter.pipeline.adapter)
     return job
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that a row says, each with its setting's name."""
+    return {name: setting(name, [*MASK_OPTIONS]) for name in row if name not in (*NEEDED, *MASK_OPTIONS)}
 
 
 def _check_kinds(row: Mapping[str, Any]) -> None:
@@ -188,10 +199,18 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
     if made.dtype != painter.dtype:
         raise InputError(f"{path} was made in {made.dtype}, not in {painter.dtype}; name another --output")
     asked = (job.settings, painter.weights, likeness_hash(subject), None if mask is None else picture_hash(mask))
-    if (made.settings, made.weights, made.subject, made.mask) != asked:
-        raise InputError(
-            f"{path} was made with other settings, another model or another subject; name another --output"
-        )
+    told = (made.settings, made.weights, made.subject, made.mask)
+    if told != asked:
+        names = ("settings", "model", "subject", "mask")
+        others = [
+            name for name, one, other in zip(names, told, asked, strict=True) if one != other and name != "settings"
+        ]
+        others += [
+            f"{option} ({was} instead of {wanted})"
+            for option, name in OPTIONS.items()
+            if (was := getattr(made.settings, name)) != (wanted := getattr(job.settings, name))
+        ]
+        raise InputError(f"{path} was made with another {', '.join(others)}; name another --output")
     return True
 
 

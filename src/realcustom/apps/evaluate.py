@@ -54,6 +54,11 @@ def evaluate(options: argparse.Namespace) -> None:
         InputError: something that is needed is missing, or the output holds something else.
     """
     quiet_libraries()
+    for name, folder in (("output", options.output), ("pictures", options.pictures)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise InputError(f"--{name} must be a folder, but {folder} is none")
+    if options.pictures is not None and not options.pictures.exists():
+        raise InputError(f"there is no folder {options.pictures} for --pictures")
     if options.pictures is not None:
         unread = (*_OF_RUNS, "device") if options.benchmark == "stickers" else _OF_RUNS
         _refuse_beside(options, "--pictures, which makes none", unread)

@@ -215,7 +215,7 @@ def _outputs(
             require_free(beside(path, kind), overwrite=options.overwrite)
         older = _step_masks(path) if options.save_masks else []
         if older and not options.overwrite:
-            raise InputError(f"{older[0]} exists; choose another name, or --overwrite it")
+            raise InputError(f"{older[0]} exists; choose another name, or overwrite it (--overwrite)")
         keep(files, [*(beside(path, kind) for kind in kinds), *older])
     return paths
 

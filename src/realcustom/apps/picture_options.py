@@ -51,7 +51,7 @@ _COMMANDS_NAMES = {name: option for option, name in {**OPTIONS, **MASK_OPTIONS}.
 _NAMED = re.compile(
     r"""(?<!\w)'[^']*'|"[^"]*"|(?<![\w-])(?P<name>"""
     + "|".join(_COMMANDS_NAMES)
-    + r""")(?:(?P<value>=)|(?=:|\ (?:must|is|are|was|\d)\b))"""
+    + r""")(?:(?P<value>=)|(?=:|\ (?:must|cannot|is|are|was|\d)\b))"""
 )
 """A quoted text, which is left as it is, or the name of a setting of which something is said."""
 

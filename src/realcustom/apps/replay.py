@@ -90,7 +90,10 @@ def _sources(asked: Provenance, subjects: Sequence[Path], masks: Sequence[Path])
 
 def _same(likeness: Likeness, wanted: str, what: str) -> Likeness:
     if likeness_hash(likeness) != wanted:
-        raise InputError(f"{what} is another one than the picture was made with: its pixels differ")
+        other = "a saved subject (.subject.safetensors)" if isinstance(likeness, Image.Image) else "a picture"
+        raise InputError(
+            f"{what} is another one than the picture was made with: it looks different, or {other} was given then"
+        )
     return likeness
 
 
