@@ -452,7 +452,7 @@ class RealCustomPipeline(DiffusionPipeline):
             masks = SubjectMasks(torch.stack(customization.masks))
             strengths = {"guidance_scale": run.guidance.scale, "subject_guidance_scale": run.guidance.subject_scale}
             usual = self.defaults
-            guidance_told = {name: (scale, usual[name]) for name, scale in strengths.items()}
+            guidance_told = {name: (float(scale), float(usual[name])) for name, scale in strengths.items()}
             report = Report(
                 [
                     SubjectReport(

@@ -442,6 +442,8 @@ def _badly_framed(portrait: Portrait) -> str:
 
 
 def _busy(portrait: Portrait) -> str:
+    if not portrait.calm:  # too slim to have a border
+        return ""
     return (
         f"only {portrait.calm:.0%} of the picture's border is of one colour, so that the subject could not be told from what "
         "is around it; cut it out, or put it in front of one colour"

@@ -61,6 +61,8 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         ),
         (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
         (("--pictures", "theirs", "--adapter", "x"), "--adapter, --steps would have no effect beside --pictures"),
+        (("--output", "subject.png"), "--output must be a folder, but subject.png is none"),
+        (("--pictures", "nowhere"), "there is no folder nowhere for --pictures"),
         (("--batch-size", "0"), "--batch-size must be at least 1, but is 0"),
         (("--seeds", "-1"), "--seeds must be at least 1, but is -1"),
         (("--split", "test", "--subset"), "--split, --subset can be used with stickers only"),
@@ -78,6 +80,7 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
 )
 def test_what_cannot_be_used_is_refused_before_any_picture_is_made(evaluate, options, message):
     Path("recipe.yaml").write_text("phrase: new word")
+    Path("theirs").mkdir()
     code, said = evaluate(*options)
     assert code == 2
     assert message in said.err

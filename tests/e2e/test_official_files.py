@@ -67,7 +67,7 @@ def test_the_bases_unet_is_written_if_it_is_there(files, capsys):
     ("name", "content", "told"),
     [
         ("sdxl.json", "{", "cannot be read"), ("sdxl.json", "[1]", "holds something else"),
-        ("RealCustom.pth", "no", "as a state dict"),
+        ("RealCustom.pth", "no", "is no file of tensors"),
     ],
 )  # fmt: skip
 def test_wrong_files_leave_nothing(files, capsys, name, content, told):
