@@ -189,7 +189,7 @@ class Painter:
             unread["negative_prompt"] = "guidance_scale is 1"
         elif settings.guidance_start == settings.guidance_end:
             names = ("negative_prompt", "guidance_scale")
-            unread |= dict.fromkeys(names, "guidance_start is guidance_end, between which nothing is guided")
+            unread |= dict.fromkeys(names, "no step lies between guidance start and end")
         return unread
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
