@@ -79,12 +79,18 @@ class TestMasks:
     @pytest.mark.parametrize(
         ("unused", "reason"),
         [
-            (("--guidance-scale", "1", "--negative-prompt", "a dog"), "--negative-prompt would have no effect, because"),
+            (
+                ("--guidance-scale", "1", "--negative-prompt", "a dog"),
+                "--negative-prompt would have no effect, because",
+            ),
             (
                 ("--guidance-end", "0", "--guidance-scale", "3"),
                 "--guidance-scale would have no effect, because no step lies between guidance start and end",
             ),
-            (("--steps", "2", "--mask-frozen-after", "2"), "--mask-frozen-after would have no effect, because the run has 2"),
+            (
+                ("--steps", "2", "--mask-frozen-after", "2"),
+                "--mask-frozen-after would have no effect, because the run has 2",
+            ),
         ],
     )
     def test_what_is_never_reached_or_has_no_weight_is_refused(self, generate, unused, reason):
