@@ -181,10 +181,8 @@ class Painter:
         evaluations = self._evaluations[settings.scheduler, settings.num_inference_steps]
         narrowed = MaskSettings(mask_frozen_after=settings.mask_frozen_after).narrows(evaluations)
         unread = unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
-        if settings.mask_frozen_after != "never" and settings.mask_frozen_after >= evaluations:
-            unread["mask_frozen_after"] = (
-                f"the run has {evaluations} evaluations, and the mask of the last one is kept by none"
-            )
+        if not {settings.mask_frozen_after, self.pipeline.defaults["mask_frozen_after"]} & {*range(1, evaluations)}:
+            unread["mask_frozen_after"] = f"the run has {evaluations} evaluations, and freezes no mask"
         if settings.guidance_scale == 1:
             unread["negative_prompt"] = "guidance_scale is 1"
         elif settings.guidance_start == settings.guidance_end:

@@ -301,7 +301,8 @@ class RealCustomPipeline(DiffusionPipeline):
             guidance: "cascade" (RC 13) or "direct", from the negative prediction straight to the subject's (RC++), for which
                 T2I need not be run once the mask is frozen and `guidance_scale` alone counts; the model's default if not given.
             guidance_rescale: how far the spread of the guided prediction is brought back to that of the subject's, in [0, 1].
-            negative_prompt: what the unconditional branch is told; the empty sentence if not given.
+            negative_prompt: what the unconditional branch is told; if not given the empty sentence, or zeros where the
+                model has it so (SDXL).
             num_images_per_prompt: pictures for each prompt, next to each other in the result.
             eta: of DDIM; other schedulers do without.
             generator: of the first noise, or a list with one for each picture.
@@ -538,6 +539,8 @@ class RealCustomPipeline(DiffusionPipeline):
         Raises:
             InputError: one cannot be used, with the scheduler at hand, or contradicts another one.
         """
+        if unknown := given.keys() - self.defaults.keys():
+            raise TypeError(f"settled takes no {', '.join(sorted(unknown))}")
         own = self.defaults | {name: value for name, value in given.items() if value is not None}
         factor = self.vae_scale_factor
         for name, side in (("height", height), ("width", width)):

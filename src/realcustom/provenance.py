@@ -47,7 +47,7 @@ class SubjectSettings(Options):
 
 
 class PictureSettings(Options):
-    """All that a caller decides about one picture; nothing is left to defaults of a model. Ranges are the pipeline's."""
+    """All that a caller decides about one picture; no number is left to defaults of a model. Ranges are the pipeline's."""
 
     prompt: str
     subject_word: str = ""
@@ -64,13 +64,16 @@ class PictureSettings(Options):
     height: int
     width: int
     negative_prompt: str | None = None
+    """None where the model tells the unconditional branch zeros then, as SDXL does."""
     occurrence: int | None = None
     mask_mode: MaskMode = "replace"
     mask_binary: bool = False
     mask_yields: bool = False
     guidance: Form = "cascade"
     final_mask_scope: float = 1.0
-    mask_frozen_after: Annotated[FrozenAfter, BeforeValidator(lambda value: value or "never")] = "never"
+    mask_frozen_after: Annotated[FrozenAfter, BeforeValidator(lambda value: "never" if value is None else value)] = (
+        "never"
+    )
     """In pictures of older versions None."""
     mask_source: MaskSource = "text"
     guidance_start: float = 0.0

@@ -119,8 +119,8 @@ class Shortcuts:
         check_share("guidance_end", self.guidance_end)
         if self.guidance_start > self.guidance_end:
             raise InputError(
-                f"guidance_start is {self.guidance_start} and guidance_end is {self.guidance_end}, but guidance must not end "
-                "before it starts"
+                f"guidance_start is {self.guidance_start} and guidance_end is {self.guidance_end}, but the end must not come "
+                "before the start"
             )
         check_least("cache_interval", self.cache_interval, 1)
 

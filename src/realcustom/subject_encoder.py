@@ -175,11 +175,10 @@ class SubjectEncoder:
         """
         parts = self._image_encoders
         seen_by: list[Any] = parts or [self.vae.encoder]
-        scaling = (
-            [self.vae.config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std")]
-            if not parts
-            else []
-        )
+        own = self.vae.config.get
+        scaling = [] if parts else [own("scaling_factor"), own("shift_factor")]
+        # What only some say is only told of them, so that the names of the others stay what they were.
+        scaling += [said for name in ("latents_mean", "latents_std") if not parts and (said := own(name)) is not None]
         told = [
             self.reference_side,
             scaling,

@@ -51,6 +51,10 @@ def test_it_is_small_and_in_safetensors_only():
     assert {path.suffix or path.name for path in files} <= {".json", ".jsonl", ".safetensors", ".md", "LICENSE"}
 
 
+def test_its_encoder_has_the_name_by_which_saved_subjects_know_it(pipeline):
+    assert pipeline.subject_encoder.name(pipeline.adapter) == "AutoencoderDC 987846095e66-987846095e66"
+
+
 def test_the_named_background_is_there(pipeline):
     wanted = {"red": (214, 48, 49), "blue": (58, 123, 213), "black": (28, 28, 30), "white": (250, 250, 248)}
     pictures = pipeline(

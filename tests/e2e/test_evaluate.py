@@ -63,6 +63,7 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         (("--pictures", "theirs", "--adapter", "x"), "--adapter, --steps would have no effect beside --pictures"),
         (("--output", "subject.png"), "--output must be a folder, but subject.png is none"),
         (("--pictures", "nowhere"), "there is no folder nowhere for --pictures"),
+        (("--mask-frozen-after", "0"), "--mask-frozen-after must be 'never' or a whole number of at least 1, but is 0"),
         (("--batch-size", "0"), "--batch-size must be at least 1, but is 0"),
         (("--seeds", "-1"), "--seeds must be at least 1, but is -1"),
         (("--split", "test", "--subset"), "--split, --subset can be used with stickers only"),

@@ -105,7 +105,7 @@ class TestBatch:
         rows = rows_of("list.jsonl", robot(steps=2, seed=1), robot(prompt="a red robot", steps=2, seed=2))
         code, said = command("batch", rows, "-o", "other", "--steps", "3")
         assert (code, Path("other").exists()) == (2, False)
-        assert "--steps would have no effect, because every row of the list says it itself" in said.err
+        assert "--steps would have no effect, because each row of the list says it itself" in said.err
 
     def test_all_wrong_rows_are_named_before_anything_is_made(self, command, subject):
         rows = [

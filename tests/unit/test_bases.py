@@ -350,6 +350,17 @@ class TestDefaults:
     def test_pictures_of_older_versions_that_say_no_number_were_never_frozen(self, plus_plus):
         told = Painter(plus_plus, Place("base", "hub", Path("/nowhere"))).settings("a dog", "dog").model_dump()
         assert PictureSettings(**{**told, "mask_frozen_after": None}).mask_frozen_after == "never"
+        assert PictureSettings(**{**told, "mask_frozen_after": 0}).mask_frozen_after == 0  # refused where it is used
+
+    def test_a_number_beyond_the_end_is_read_where_the_models_own_is_not(self, plus_plus):
+        painter = Painter(plus_plus, Place("base", "hub", Path("/nowhere")))
+        for steps, unread in ((16, False), (8, True)):
+            settings = painter.settings("a dog", "dog", num_inference_steps=steps, mask_frozen_after=99)
+            assert ("mask_frozen_after" in painter.unread(settings, [False])) == unread
+        with pytest.raises(
+            InputError, match="mask_frozen_after must be 'never' or a whole number of at least 1, but is 0"
+        ):
+            painter.settings("a dog", "dog", mask_frozen_after=0)
 
 
 def test_latents_have_the_mean_and_spread_that_the_autoencoder_says(tiny, xl):

@@ -664,7 +664,7 @@ def test_a_mask_that_is_frozen_in_the_first_half_is_not_narrowed(tiny, subject, 
     assert MaskSettings(mask_frozen_after=frozen_after).narrows(4) == (counts[1] == 16)
 
 
-def test_a_mask_yields_to_the_words_behind_the_subjects(tiny, subject, monkeypatch):
+def test_a_mask_yields_to_the_words_after_the_subjects(tiny, subject, monkeypatch):
     monkeypatch.setattr(masks, "YIELDS_TO", 1.0)  # an untrained model attends to all words nearly alike
     pipeline = tiny.pipeline(mask_binary=True, mask_scope=1.0)
 

@@ -111,7 +111,8 @@ def _checked(rows: Sequence[Mapping[str, Any]], folder: Path, painter: Painter, 
     if wrong:
         raise InputError("; ".join(wrong))
     calls = [
-        _unread(job, painter) | dict.fromkeys(_said(row).values(), "every row of the list says it itself")
+        _unread(job, painter)
+        | dict.fromkeys(_said(row).values(), "each row of the list says it itself or does not read it")
         for job, row in zip(jobs, rows, strict=True)
     ]
     given = given_options(shared)
