@@ -112,7 +112,8 @@ def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, ev
     given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
     defaults = pipeline.defaults
     frozen = defaults["mask_frozen_after"] if options.mask_frozen_after is None else options.mask_frozen_after
-    narrowed = MaskSettings(mask_frozen_after=frozen).narrows(evaluations)
+    with told_by_option():
+        narrowed = MaskSettings(mask_frozen_after=frozen).narrows(evaluations)
     unread = unread_settings(pipeline.adapter, options.guidance or defaults["guidance"], narrowed=narrowed)
     refuse_unread(given, [unread])
 
@@ -155,8 +156,8 @@ class _Making:
         pipeline = self.method.pipeline
         with told_by_option():
             evaluations = rehearse(pipeline, options.steps or pipeline.defaults["num_inference_steps"])
-            if not tuned:
-                _refuse_unread(options, pipeline, evaluations)
+        if not tuned:
+            _refuse_unread(options, pipeline, evaluations)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)
