@@ -310,11 +310,11 @@ def set_realcustom_subjects(
         raise InputError(f"a subject takes no {name!r}.{did_you_mean(name, sorted(known))}")
     own = {name: value for name, value in defaults.items() if name in known}
     settings = MaskSettings(**{**own, **{name: value for name, value in masks.items() if value is not None}})
-    check_layers(_stock(pipeline.unet), settings.mask_layers)
+    stock = _stock(pipeline.unet)
+    check_layers(stock, settings.mask_layers)
     token_ratio = defaults["token_ratio"] if token_ratio is None else token_ratio
     check_positive_share("token_ratio", token_ratio)
     check_numbers({} if subject_guidance_scale is None else {"subject_guidance_scale": subject_guidance_scale})
-    stock = _stock(pipeline.unet)
     stock.set_attn_processor(tapped_processors(stock, attachment.tap, self_attention=settings.mask_refined))
     attachment.subjects, attachment.named_prompts = list(subjects), prompts or ()
     attachment.token_ratio, attachment.settings = token_ratio, settings

@@ -86,6 +86,14 @@ class TestBatch:
         assert code == 2
         assert "was made with another steps (3 instead of 2); name another --output" in said.err
 
+    def test_a_picture_of_another_mask_mode_is_named_as_such(self, command, subject):
+        Image.linear_gradient("L").save("mask.png")
+        rows = rows_of("list.yaml", robot(mask="mask.png"))
+        assert command("batch", rows, "-o", "out")[0] == 0
+        rows = rows_of("list.yaml", robot(mask="mask.png", **{"mask-mode": "union"}))
+        code, said = command("batch", rows, "-o", "out")
+        assert (code, "was made with another mask-mode (replace instead of union);" in said.err) == (2, True)
+
     def test_pictures_of_other_numbers_are_not_taken_for_its_own(self, tiny, command, subject, capsys):
         """Of a model whose weights are the same in both."""
         tiny.pipeline().to(torch.bfloat16).save_pretrained("rounded")

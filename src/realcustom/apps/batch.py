@@ -199,18 +199,19 @@ def _is_done(job: Job, folder: Path, painter: Painter) -> bool:
         raise InputError(f"{error}; delete it, so that it is made again, or name another --output") from error
     if made.dtype != painter.dtype:
         raise InputError(f"{path} was made in {made.dtype}, not in {painter.dtype}; name another --output")
-    asked = (job.settings, painter.weights, likeness_hash(subject), None if mask is None else picture_hash(mask))
-    told = (made.settings, made.weights, made.subject, made.mask)
-    if told != asked:
-        names = ("settings", "model", "subject", "mask")
-        others = [
-            name for name, one, other in zip(names, told, asked, strict=True) if one != other and name != "settings"
-        ]
-        others += [
-            f"{option} ({was} instead of {wanted})"
-            for option, name in OPTIONS.items()
-            if (was := getattr(made.settings, name)) != (wanted := getattr(job.settings, name))
-        ]
+    said = {name: option for option, name in {**OPTIONS, **MASK_OPTIONS}.items()}
+    others = [
+        f"{said.get(name, name)} ({was} instead of {wanted})"
+        for name in PictureSettings.model_fields
+        if (was := getattr(made.settings, name)) != (wanted := getattr(job.settings, name))
+    ]
+    ingredients = {
+        "model": (made.weights, painter.weights),
+        "subject": (made.subject, likeness_hash(subject)),
+        "mask": (made.mask, None if mask is None else picture_hash(mask)),
+    }
+    others += [name for name, (was, wanted) in ingredients.items() if was != wanted]
+    if others:
         raise InputError(f"{path} was made with another {', '.join(others)}; name another --output")
     return True
 
