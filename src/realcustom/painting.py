@@ -21,7 +21,6 @@ from PIL import Image
 from torch import nn
 
 from realcustom import __version__
-from realcustom.adapter import RealCustomAdapter
 from realcustom.checks import check_numbers
 from realcustom.errors import InputError, did_you_mean
 from realcustom.finding import Place, locate
@@ -31,7 +30,7 @@ from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
 from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, Sources, likeness_hash, picture_hash
 from realcustom.report import Report, SubjectMasks
-from realcustom.settings import Form, MaskSettings
+from realcustom.settings import RunSettings
 from realcustom.subject import Likeness, Subject
 
 SCHEDULERS = {
@@ -156,8 +155,7 @@ class Painter:
             InputError: they cannot be used, or the prompt does not say the word.
         """
         take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
-        apart = {"prompt", "negative_prompt", "scheduler", *_OF_SUBJECTS, *_PER_PICTURE}
-        self.pipeline.settled(**settings.model_dump(exclude=apart))
+        self._settled(settings)
         check_numbers({"subject_scale": settings.subject_scale})
         sampler = (settings.scheduler, settings.num_inference_steps)
         if sampler not in self._evaluations:
@@ -179,16 +177,11 @@ class Painter:
         replaced = all(given and mode == "replace" for given, mode in zip(masked, modes, strict=True))
         instead = "the mask that is given, with mask-mode replace," if replaced else ""
         evaluations = self._evaluations[settings.scheduler, settings.num_inference_steps]
-        narrowed = MaskSettings(mask_frozen_after=settings.mask_frozen_after).narrows(evaluations)
-        unread = unread_settings(self.pipeline.adapter, settings.guidance, instead, narrowed=narrowed)
-        if not {settings.mask_frozen_after, self.pipeline.defaults["mask_frozen_after"]} & {*range(1, evaluations)}:
-            unread["mask_frozen_after"] = f"the run has {evaluations} evaluations, and freezes no mask"
-        if settings.guidance_scale == 1:
-            unread["negative_prompt"] = "guidance_scale is 1"
-        elif settings.guidance_start == settings.guidance_end:
-            names = ("negative_prompt", "guidance_scale")
-            unread |= dict.fromkeys(names, "no step lies between guidance start and end")
-        return unread
+        return unread_settings(self.pipeline, self._settled(settings), evaluations, instead)
+
+    def _settled(self, settings: PictureSettings) -> RunSettings:
+        apart = {"prompt", "negative_prompt", "scheduler", *_OF_SUBJECTS, *_PER_PICTURE}
+        return self.pipeline.settled(**settings.model_dump(exclude=apart))
 
     def paint(self, sources: Sequence[Source], settings: Sequence[PictureSettings]) -> Painting:
         """Make the pictures of one call; their settings may differ in seed and subject_scale.
@@ -238,30 +231,39 @@ class Painter:
 
 
 def unread_settings(
-    adapter: RealCustomAdapter | None, guidance: Form, instead: str = "", *, narrowed: bool = True
+    pipeline: RealCustomPipeline, run: RunSettings, evaluations: int, instead: str = ""
 ) -> dict[str, str]:
-    """Return what of a subject's settings a call does not read, by their names, each with the reason.
+    """Return what a call does not read of its settings, by their names, each with the reason.
 
     Args:
-        adapter: the model's.
-        guidance: the call's form of it.
+        pipeline: that is called.
+        run: how it is.
+        evaluations: how often the run evaluates the UNet, see `rehearse`.
         instead: what takes the place of every word's own mask, in words; nothing does if it is empty.
-        narrowed: whether a mask is found in the second half of the run, see `MaskSettings.narrows`.
     """
+    guidance, shortcuts, direct = run.guidance, run.shortcuts, run.guidance.form == "direct"
     unread: dict[str, str] = {}
-    if not narrowed:
+    if not run.masks.narrows(evaluations):
         unread["final_mask_scope"] = "no mask is found in the second half of the run"
+    # What freezes none takes back the model's own freezing, if it has one within the run.
+    if not {run.masks.mask_frozen_after, pipeline.defaults["mask_frozen_after"]} & {*range(1, evaluations)}:
+        unread["mask_frozen_after"] = f"the run has {evaluations} evaluations, and freezes no mask"
     if instead:
         # With the cascade, the source of the mask also says which branches are one batch.
         of_masks = (
             "mask_scope", "final_mask_scope", "mask_binary", "mask_yields", "mask_frozen_after", "mask_refined", "mask_layers",
         )  # fmt: skip
-        names = of_masks if guidance == "cascade" else (*of_masks, "mask_source")
+        names = (*of_masks, "mask_source") if direct else of_masks
         unread |= dict.fromkeys(names, f"{instead} takes the place of the word's")
-    if guidance == "direct":
+    if direct:
         unread["subject_guidance_scale"] = "guidance is direct"
-    if adapter is not None and adapter.scoring is None:
+    if pipeline.adapter is not None and pipeline.adapter.scoring is None:
         unread["token_ratio"] = "the adapter scores no tokens"
+    if guidance.scale == 1:
+        unread["negative_prompt"] = "guidance_scale is 1"
+    elif shortcuts.guidance_start == shortcuts.guidance_end:
+        of_negative = ("negative_prompt", "guidance_scale")
+        unread |= dict.fromkeys(of_negative, "no step lies between guidance start and end")
     return unread
 
 

@@ -59,6 +59,11 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             ("--final-mask-scope", "0.2", "--steps", "4", "--scheduler", "heun", "--mask-frozen-after", "3"),
             "--final-mask-scope would have no effect, because no mask is found in the second half",
         ),
+        (("--mask-frozen-after", "3"), "--mask-frozen-after would have no effect, because the run has 2 evaluations"),
+        (
+            ("--guidance-scale", "2", "--guidance-start", ".5", "--guidance-end", ".5"),
+            "--guidance-scale would have no effect, because no step lies between guidance start and end",
+        ),
         (("--scheduler", "ddim", "--steps", "2000"), "DDIMScheduler cannot take"),
         (("--pictures", "theirs", "--adapter", "x"), "--adapter, --steps would have no effect beside --pictures"),
         (("--output", "subject.png"), "--output must be a folder, but subject.png is none"),

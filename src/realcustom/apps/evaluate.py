@@ -44,7 +44,6 @@ from realcustom.options import load_options
 from realcustom.painting import rehearse, unread_settings
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
-from realcustom.settings import MaskSettings
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -108,14 +107,16 @@ def _refuse(options: argparse.Namespace, owner: str, names: Sequence[str]) -> No
         raise InputError(f"{', '.join(given)} can be used with {owner} only, not with --benchmark {options.benchmark}")
 
 
-def _refuse_unread(options: argparse.Namespace, pipeline: RealCustomPipeline, evaluations: int) -> None:
-    given = {name.replace("_", "-"): name for name in _OF_SUBJECTS if getattr(options, name) is not None}
-    defaults = pipeline.defaults
-    frozen = defaults["mask_frozen_after"] if options.mask_frozen_after is None else options.mask_frozen_after
+def _refuse_unread(
+    options: argparse.Namespace, pipeline: RealCustomPipeline, settings: Settings, evaluations: int
+) -> None:
+    names = ("guidance_scale", *_OF_SUBJECTS)
+    given = {name.replace("_", "-"): name for name in names if getattr(options, name) is not None}
+    chosen = settings.arguments() | settings.subject_arguments()
+    chosen.pop("subject_scale", None)
     with told_by_option():
-        narrowed = MaskSettings(mask_frozen_after=frozen).narrows(evaluations)
-    unread = unread_settings(pipeline.adapter, options.guidance or defaults["guidance"], narrowed=narrowed)
-    refuse_unread(given, [unread])
+        run = pipeline.settled(height=pipeline.side, width=pipeline.side, **chosen)
+    refuse_unread(given, [unread_settings(pipeline, run, evaluations)])
 
 
 class _Making:
@@ -156,8 +157,7 @@ class _Making:
         pipeline = self.method.pipeline
         with told_by_option():
             evaluations = rehearse(pipeline, options.steps or pipeline.defaults["num_inference_steps"])
-        if not tuned:
-            _refuse_unread(options, pipeline, evaluations)
+        _refuse_unread(options, pipeline, self.settings, evaluations)
         self.maker: Maker = in_batches(self.method, self.settings)
         if options.ray is not None:
             self.maker = on_ray(options.ray, opening, self.method, self.settings)
