@@ -153,6 +153,28 @@ def test_options_may_stand_between_subject_and_prompt(command, subject):
     assert (subject.parent / "made.png").exists()
 
 
+def test_each_subject_has_its_masks_and_acts_nowhere_else_when_they_are_given_back(command, subject, cat, tmp_path):
+    given = [f"{name}.png:{word}" for name, word in (("subject", "dog"), ("cat", "cat"))]
+    spoken = ["generate", PROMPT, "--steps", "2", "--save-masks", "--json"]
+    code, said = command(*spoken, "--subject", given[0], "--subject", given[1], "-o", "made.png")
+    assert code == 0, said.err
+    (told,) = json.loads(said.out)["pictures"]
+    assert told["subject_2_mask"] == "made-subject-2-mask.png"
+    assert told["subject_1_mask_steps"] == [f"made-subject-1-mask-step-0{number}.png" for number in (1, 2)]
+    masks = [f"made-subject-{number}-mask.png" for number in (1, 2)]
+    assert not (levels(tmp_path / masks[0]) == levels(tmp_path / masks[1])).all()
+    assert not list(tmp_path.glob("made-mask*"))
+    back = [part for one, mask in zip(given, masks, strict=True) for part in ("--subject", f"{one}:mask={mask}")]
+    code, said = command(*spoken, *back, "-o", "again.png")
+    assert code == 0, said.err
+    for number, mask in enumerate(masks, start=1):
+        acted = levels(tmp_path / f"again-subject-{number}-mask.png")
+        assert acted.any()
+        assert (acted <= levels(tmp_path / mask)).all()
+    code, said = command(*spoken, "--subject", given[0], "--subject", given[1], "-o", "made.png")
+    assert (code, "exists" in said.err) == (2, True)
+
+
 def test_what_is_said_of_words_masks_has_to_have_an_effect(command, subject, cat, tmp_path):
     Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
     given = (

@@ -28,6 +28,9 @@ TWIN, SIDE_BY_SIDE = "twin", "side-by-side"
 MASK, MASK_OVER, MASK_STRIP, MASK_STEP = "mask", "mask-over", "mask-strip", "mask-step"
 """What is added to a picture's name for those that belong to it."""
 
+_MASKS = (MASK, MASK_OVER, MASK_STRIP)
+"""Those of a subject's masks of which there is one."""
+
 ROUND = "round"
 """Likewise for those of the rounds before the last."""
 
@@ -53,7 +56,7 @@ def generate(options: argparse.Namespace) -> None:
     cast = read_cast(options)
     rounds = _rounds(options, cast.word)
     seeds = picture_seeds(options.seed, options.num_images)
-    outputs = _outputs(options, seeds, cast.files, len(rounds))
+    outputs = _outputs(options, seeds, cast, len(rounds))
     painter = Painter.load(
         options.model, options.adapter, device=options.device, dtype=options.dtype, progress=sys.stderr.isatty()
     )
@@ -76,9 +79,7 @@ def generate(options: argparse.Namespace) -> None:
         target = beside(path, f"{ROUND}-1") if later else path
         pictures.append({"image": str(target), **one.told, **_write(one, target, options)})
     for path in outputs[len(painted) :] if options.overwrite else []:
-        kinds = (MASK, MASK_OVER, MASK_STRIP) if options.save_masks else ()
-        steps = _step_masks(path) if options.save_masks else []
-        for older in [path, *(beside(path, kind) for kind in kinds), *steps]:
+        for older in [path, *(_older_masks(path, len(cast.sources)) if options.save_masks else [])]:
             older.unlink(missing_ok=True)  # of an older run that kept more
     for number, wanted in enumerate(later, start=2):
         for place, path in enumerate(outputs):
@@ -199,48 +200,59 @@ def picture_seeds(first: int | None, count: int) -> list[int]:
     return [first + number for number in range(count)]
 
 
-def _outputs(
-    options: argparse.Namespace, seeds: Sequence[int], files: Sequence[tuple[str, Path]], rounds: int
-) -> list[Path]:
+def _outputs(options: argparse.Namespace, seeds: Sequence[int], cast: Cast, rounds: int) -> list[Path]:
     """Return one path for each picture; it and everything that belongs to it can be written."""
     base = options.output or Path(f"{slug(options.prompt)}-{seeds[0]}.png")
     count = options.best_of or len(seeds)
     paths = [base] if count == 1 else [base.with_stem(f"{base.stem}-{n + 1}") for n in range(count)]
-    kinds = [""]
-    kinds += [TWIN, SIDE_BY_SIDE] if options.twin else []
-    kinds += [MASK, MASK_OVER, MASK_STRIP] if options.save_masks else []
-    earlier = [beside(path, f"{ROUND}-{number}") for path in paths for number in range(1, rounds + 1)]
-    for path in [*paths, *earlier]:
-        for kind in kinds:
-            require_free(beside(path, kind), overwrite=options.overwrite)
-        older = _step_masks(path) if options.save_masks else []
-        if older and not options.overwrite:
-            raise InputError(f"{older[0]} exists; choose another name, or overwrite it (--overwrite)")
-        keep(files, [*(beside(path, kind) for kind in kinds), *older])
+    names = [*(f"{ROUND}-{number}" for number in range(1, rounds + 1)), ""]
+    for path in paths:
+        for number, name in enumerate(names):
+            picture = beside(path, name)
+            kinds = ["", TWIN, SIDE_BY_SIDE] if options.twin else [""]
+            made = [beside(picture, kind) for kind in kinds]
+            if options.save_masks:
+                subjects = 1 if number else len(cast.sources)  # a later round has the one before as its subject
+                made += [beside(picture, f"{of}{kind}") for of in _of_subjects(subjects) for kind in _MASKS]
+                made += _older_masks(picture, subjects)
+            for one in made:
+                require_free(one, overwrite=options.overwrite)
+            keep(cast.files, made)
     return paths
+
+
+def _of_subjects(count: int) -> list[str]:
+    """Return what the names of each subject's masks begin with."""
+    return [""] if count == 1 else [f"subject-{number}-" for number in range(1, count + 1)]
 
 
 def _write(one: _Painted, path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Write a picture and what belongs to it; return the names of the latter's files by kind."""
-    for older in _step_masks(path) if options.save_masks else []:
+    for older in _older_masks(path, one.painting.masks.each.shape[1]) if options.save_masks else []:
         older.unlink()  # of a run with more steps
-    steps: list[str] = []
     written: dict[str, Any] = {}
     for kind, picture in _pictures(one, options.save_masks):
         number = one.twin if kind == TWIN and one.twin is not None else one.number
         said = kind in ("", TWIN) and options.metadata
         save(picture, beside(path, kind), one.painting.provenances[number] if said else None)
-        if kind.startswith(MASK_STEP):
-            steps.append(str(beside(path, kind)))
+        whose, step, _ = kind.partition(MASK_STEP)
+        if step:
+            written.setdefault(_key(f"{whose}{MASK_STEP}s"), []).append(str(beside(path, kind)))
         elif kind:
-            written[kind.replace("-", "_")] = str(beside(path, kind))
-    return {**written, "mask_steps": steps} if steps else written
+            written[_key(kind)] = str(beside(path, kind))
+    return written
 
 
-def _step_masks(path: Path) -> list[Path]:
-    """Return the masks of single steps that lie beside a picture's name."""
-    names = re.compile(re.escape(f"{path.stem}-{MASK_STEP}-") + r"\d+" + re.escape(path.suffix))
-    return sorted(other for other in path.parent.iterdir() if names.fullmatch(other.name))
+def _key(kind: str) -> str:
+    """Return what JSON calls a kind of picture."""
+    return kind.replace("-", "_")
+
+
+def _older_masks(path: Path, subjects: int) -> list[Path]:
+    """Return the masks of so many subjects that lie beside a picture's name."""
+    of = "|".join(_of_subjects(subjects))
+    names = re.compile(rf"{re.escape(path.stem)}-({of})({'|'.join(_MASKS)}|{MASK_STEP}-\d+){re.escape(path.suffix)}")
+    return sorted(other for other in path.parent.glob("*") if names.fullmatch(other.name))
 
 
 def _pictures(one: _Painted, masks: bool) -> Iterator[tuple[str, Image.Image]]:
@@ -250,13 +262,13 @@ def _pictures(one: _Painted, masks: bool) -> Iterator[tuple[str, Image.Image]]:
     if one.twin is not None:
         yield TWIN, painting.pictures[one.twin]
         yield SIDE_BY_SIDE, sheet([painting.pictures[one.twin], picture], columns=2)
-    if masks:
-        steps = painting.masks.steps[:, one.number]
-        yield MASK, mask_picture(steps[-1], picture.size)
-        yield MASK_OVER, mask_over(picture, steps[-1])
-        yield MASK_STRIP, mask_strip(steps, picture.height)
+    for subject, of in enumerate(_of_subjects(painting.masks.each.shape[1]) if masks else []):
+        steps = painting.masks.of(subject).steps[:, one.number]
+        yield f"{of}{MASK}", mask_picture(steps[-1], picture.size)
+        yield f"{of}{MASK_OVER}", mask_over(picture, steps[-1])
+        yield f"{of}{MASK_STRIP}", mask_strip(steps, picture.height)
         for step, mask in enumerate(steps, start=1):
-            yield f"{MASK_STEP}-{step:02d}", mask_picture(mask, picture.size)
+            yield f"{of}{MASK_STEP}-{step:02d}", mask_picture(mask, picture.size)
 
 
 def _tell(options: argparse.Namespace, painted: Sequence[_Painted], pictures: Sequence[Mapping[str, Any]]) -> None:
