@@ -10,7 +10,15 @@ from PIL import Image, ImageDraw
 from realcustom.data.examples import Example, collate, to_pixels
 from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.captions import with_article
-from realcustom.data.stickers.drawings import SPLITS, Drawing, DrawingStore, dominant_hue, icon_sets, vocabulary
+from realcustom.data.stickers.drawings import (
+    SPLITS,
+    Drawing,
+    DrawingStore,
+    dominant_hue,
+    icon_sets,
+    synonyms,
+    vocabulary,
+)
 from realcustom.data.stickers.scenes import (
     HUES,
     POSITIONS,
@@ -24,6 +32,7 @@ from realcustom.data.stickers.scenes import (
     worn_pose,
 )
 from realcustom.errors import InputError
+from realcustom.evaluation.benchmark import PARAPHRASED_NOUNS, PARAPHRASED_PLACES
 from realcustom.prompts import find_word
 
 DRAWINGS = [
@@ -125,6 +134,22 @@ class TestVocabulary:
         for drawings in nouns.values():
             assert len({(drawing.kind, drawing.common, drawing.held_out) for drawing in drawings}) == 1
             assert not (drawings[0].common and drawings[0].held_out)
+
+    def test_another_word_belongs_to_one_name_that_is_trained_on_and_says_no_other(self, nouns):
+        names = {name for drawings in nouns.values() for one in drawings for name in (one.noun, one.kind)} | {"thing"}
+        known = {noun for noun, drawings in nouns.items() if not drawings[0].held_out}
+        assert synonyms().keys() <= known | {drawings[0].kind for drawings in nouns.values()}
+        assert set(Counter(word for words in synonyms().values() for word in words).values()) == {1}
+        for name, words in synonyms().items():
+            for word in words:
+                said = set(word.split())
+                assert not {other for other in names - {name} if set(other.split()) <= said}, (name, word)
+                assert not said & (HUES.keys() | POSITIONS.keys()), word
+
+    def test_what_stickerbench_calls_words_that_no_caption_said_are_none(self):
+        said = {part for words in synonyms().values() for word in words for part in word.split()}
+        assert not said & PARAPHRASED_NOUNS.keys()
+        assert not [said for said in PARAPHRASED_PLACES for place in PLACES if said in place.phrases]
 
     def test_no_drawing_occurs_twice_and_every_set_is_pinned(self):
         places = [(drawing.style, drawing.icon) for drawing in vocabulary()]
@@ -284,6 +309,21 @@ class TestScenes:
         assert np.mean(said) == pytest.approx(0.5, abs=0.1)
         grey = [scene for scene in found if DRAWINGS[scene.drawing].noun == "owl"]
         assert not any(f"{colour} {scene.word}" in scene.caption for scene in grey for colour in HUES)
+
+    def test_captions_say_other_words_as_often_as_asked_and_without_them_nothing_changes(self, store):
+        plain, other = source(store, kind_share=0.25), source(store, kind_share=0.25, synonym_share=0.5)
+        assert all(
+            same(plain[number], source(store, kind_share=0.25, synonym_share=0.0)[number]) for number in range(20)
+        )
+        words = Counter()
+        for number in range(400):
+            example = other[number]
+            names = [name for one in DRAWINGS if one.noun == example.facts["noun"] for name in (one.noun, one.kind)]
+            assert example.word in [*names, "thing", *(word for name in names for word in synonyms().get(name, ()))]
+            assert example.word in example.caption
+            words[example.word] += 1
+        robots = sum(words[word] for word in ("robot", *synonyms()["robot"]))
+        assert sum(words[word] for word in synonyms()["robot"]) / robots == pytest.approx(0.5, abs=0.12)
 
     def test_a_position_that_a_caption_says_is_where_the_thing_is(self, store):
         told = source(store, position_share=0.5)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -79,7 +79,20 @@ def identity(noun: str, style: str) -> str:
 
 @cache
 def _vocabulary() -> dict:
-    return json.loads(resources.files(__package__).joinpath("vocabulary.json").read_text("utf-8"))
+    return _read("vocabulary.json")
+
+
+def _read(name: str) -> Any:
+    return json.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
+
+
+@cache
+def synonyms() -> dict[str, list[str]]:
+    """Return other words for nouns and kinds, of those that are trained on: "hound", "spaniel" for "dog".
+
+    Each word belongs to one of them, and none says the name of another one.
+    """
+    return _read("synonyms.json")
 
 
 def icon_sets() -> list[IconSet]:

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from realcustom.data.examples import Example, Frame
 from realcustom.data.stickers.backgrounds import COLOURS, PLACES, Place, paint
 from realcustom.data.stickers.captions import caption
-from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.data.stickers.drawings import DrawingStore, synonyms
 from realcustom.options import Options, PositiveShare, Share
 
 HUES: dict[str, float] = {
@@ -161,6 +161,8 @@ class SceneOptions(Options):
     """Share of captions that name the thing by its kind ("an animal")."""
     thing_share: Share = 0.05
     """Share of captions that say just "thing"."""
+    synonym_share: Share = 0.0
+    """Share of captions, of those whose word for the thing has other ones, that say one of these ("a hound")."""
     tilt: NonNegativeFloat = 8.0
     """Standard deviation of the angle by which a thing is turned, in degrees; what is beside it half as much."""
     mirrored_share: Share = 0.5
@@ -396,6 +398,8 @@ class SceneSource:
             word = "thing"
         elif naming < options.thing_share + options.kind_share:
             word = drawing.kind
+        if options.synonym_share and rng.random() < options.synonym_share:
+            word = str(rng.choice(synonyms().get(word, [word])))
         colouring, colour, turn = rng.random(), "", 0.0
         if not np.isnan(self.store.hues[row]) and colouring < options.colour_share + options.hue_share:
             if colouring < options.colour_share:
