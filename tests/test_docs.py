@@ -52,7 +52,7 @@ def found(name: str) -> object:
 
 def test_the_paper_map_has_every_equation():
     told = {int(number) for row in ROWS for number in re.findall(r"\d+", row[0]) if not row[0].startswith("section")}
-    assert told == set(range(1, 14)) - {3}  # RC 3 is the softmax attention of the base
+    assert told == set(range(1, 14))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=ids)
@@ -78,7 +78,7 @@ NOT_EXECUTED = {
     "make fix": "changes the files",
     "make wheel-test": "makes an environment of its own; .ci/run calls it",
     "pip install": "changes the environment",
-    "realcustom data": "downloads; tests/unit/test_data.py has what it does, on small archives",
+    "realcustom data": "downloads; tests/unit/test_drawings.py has what it does, on small archives",
     "realcustom train": "takes hours; tests/e2e/test_whole_way.py trains every part of a toy model",
     "realcustom convert": "needs the authors' files; tests/e2e/test_official_files.py has some at toy size",
     "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
