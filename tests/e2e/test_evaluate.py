@@ -33,6 +33,10 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         "manifest.jsonl", "records.jsonl", "report.html", "report.json", "run.json", "subject", "text",
     ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text())["rows"]["subject"] == {"pictures": 1}
+    code, said = evaluate("--dtype", "bfloat16")
+    assert (code, "made with another dtype" in said.err) == (2, True)
+    assert evaluate("--dtype", "bfloat16", "-o", "half")[0] == 0
+    assert json.loads(Path("half/run.json").read_text())["dtype"] == "bfloat16"
     Path("out/run.json").write_text('{"model": "')
     code, said = evaluate()
     assert (code, "run.json" in said.err) == (2, True)
@@ -80,6 +84,7 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
             ("--method", "recipe.yaml", "--mask-scope", ".5"),
             "--mask-scope would have no effect beside a recipe of tuning",
         ),
+        (("--method", "recipe.yaml", "--dtype", "float16"), "--dtype would have no effect beside a recipe of tuning"),
         (("--method", "recipe.yaml", "--ray", "local"), "--ray would have no effect beside a recipe of tuning"),
         (("--ray", "local", "--batch-size", "4"), "--batch-size would have no effect beside --ray"),
     ],

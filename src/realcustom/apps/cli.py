@@ -21,6 +21,8 @@ from realcustom.errors import OUT_OF_MEMORY, InputError, OutOfMemory, RealCustom
 
 EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
+_DTYPES = ("float32", "float16", "bfloat16")
+
 _EXTRAS = {"accelerate": "train", "resvg_py": "train", "shtab": "completion"}
 """Modules that need not be there, and the extra of this package that brings each."""
 
@@ -285,7 +287,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--model", default="stickers", help="embedded model, folder or hub id")
     add("--adapter", metavar="NAME", help="folder or hub id of a RealCustom part, for a model that has none of its own")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
-    add("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="of the model's numbers")
+    add("--dtype", default="float32", choices=_DTYPES, help="of the model's numbers")
     add("--json", action="store_true", help="print one JSON object about the run on standard output")
 
 
@@ -559,6 +561,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--mask-layers", nargs="+", metavar="NAME", help="beginnings of the names of the layers that give the mask")
     add("--device", help="cpu, cuda, mps, ...; the best that there is if not given")
+    add("--dtype", choices=_DTYPES, help="of the model's numbers (float32)")
     parser.set_defaults(run=_program("evaluate"), less="--batch-size")
 
 

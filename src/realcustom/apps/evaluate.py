@@ -87,7 +87,7 @@ _OF_SUBJECTS = (*OF_SUBJECTS, "mask_layers")
 
 
 _OF_RUNS = (
-    "model", "method", "adapter", "ray", "batch_size", "rows", "mask_refined", "mask_layers",
+    "model", "method", "adapter", "dtype", "ray", "batch_size", "rows", "mask_refined", "mask_layers",
     *(option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS or name == "scheduler"),
 )  # fmt: skip
 """Options that nothing reads where no picture is made; the encoders of photographs have a device in any case."""
@@ -131,6 +131,7 @@ class _Making:
         tuned = name not in ("realcustom", "image-prompt")
         if tuned:
             _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
+            _refuse_beside(options, "a recipe of tuning, whose precision the recipe says", ("dtype",))
             _refuse_beside(options, "a recipe of tuning, whose tuned models stay on this machine", ("ray",))
             if not Path(name).is_file():
                 raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
@@ -149,7 +150,7 @@ class _Making:
         self.settings = Settings(mask_refined=options.mask_refined, **given)
         opening = Opening(
             _absolute(options.model or STICKERS), options.adapter and _absolute(options.adapter), options.device,
-            options.scheduler, tuple(options.mask_layers or ()), name,
+            options.dtype or "float32", options.scheduler, tuple(options.mask_layers or ()), name,
         )  # fmt: skip
         # Where workers make the pictures, this machine only says of which model they are.
         here = opening if options.ray is None else replace(opening, device="cpu")

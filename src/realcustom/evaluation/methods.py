@@ -15,6 +15,7 @@ from realcustom.evaluation.output import Settings
 from realcustom.loading import resolve
 from realcustom.painting import take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline, check_layers
+from realcustom.provenance import Dtype
 from realcustom.subject import Subject
 
 
@@ -122,6 +123,8 @@ class Opening:
     """Another RealCustom part than the model's own."""
     device: str | None = None
     """The best that there is if None."""
+    dtype: Dtype = "float32"
+    """Of the model's numbers."""
     scheduler: str | None = None
     mask_layers: tuple[str, ...] = ()
     """Other layers than the model's own, whose attention makes the mask."""
@@ -135,7 +138,9 @@ class Opening:
             InputError: it, its part, its scheduler or its layers are not there.
         """
         part = {} if self.adapter is None else {"adapter": self.adapter}
-        pipeline = to_device(RealCustomPipeline.from_pretrained(resolve(self.model), **part), self.device)
+        pipeline = to_device(
+            RealCustomPipeline.from_pretrained(resolve(self.model), dtype=self.dtype, **part), self.device
+        )
         take_scheduler(pipeline, self.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         if self.mask_layers:

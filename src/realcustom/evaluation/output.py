@@ -71,6 +71,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         "model": model_hash(pipeline),
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
         **work,
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
@@ -79,7 +80,13 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     }
 
 
-_ADDED = {"final_mask_scope": 1.0, "token_ratio": 0.8, "mask_yields": False, "mask_frozen_after": "never"}
+_ADDED = {
+    "dtype": "float32",
+    "final_mask_scope": 1.0,
+    "token_ratio": 0.8,
+    "mask_yields": False,
+    "mask_frozen_after": "never",
+}
 """What a `run.json` of an older version does not say, and what its pictures were made with."""
 
 
