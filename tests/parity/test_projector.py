@@ -19,7 +19,7 @@ def projector(name: str, *, adaptive_scale: bool = False, **parts: bool) -> Cros
     )
     built.load_state_dict({key: state.pop(key) for key in built.state_dict()})
     # the released variant with shallow features loads weights for detail that its output does not depend on
-    assert all(key.startswith("local_") for key in state) == bool(state and parts.get("shallow")) or not state
+    assert not [key for key in state if not (parts.get("shallow") and key.startswith("local_"))]
     return built.eval()
 
 

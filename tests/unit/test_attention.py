@@ -104,6 +104,41 @@ def test_cells_outside_the_mask_are_not_asked_and_the_others_get_what_they_would
     assert asked == ([3, 12] if own_queries else [])
 
 
+@torch.no_grad()
+def test_the_tokens_of_several_pictures_compete_in_one_softmax():
+    """Each with its share, its padding, its choice of tokens and their places."""
+    attn = Attention(8, 6, heads=2, dim_head=4)
+    hidden, text = torch.randn(2, 6, 8), torch.randn(2, 3, 6)
+    keys, values, places = torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8), torch.rand(3, 2, 5, 2)
+    present = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
+    kept, shares, precisions = torch.tensor([[0, 2, 4], [1, 2, 3]]), (0.5, 0.25, 1.0), torch.tensor([3.0, 40.0])
+    pairs, placed = ({"layer": pair} for pair in zip(keys, values, strict=True)), {"precisions": {"layer": precisions}}
+    views = [
+        View(next(pairs), present=present, positions=places[0], share=shares[0], **placed),
+        View(next(pairs), kept=kept, positions=places[1], share=shares[1], **placed),
+        View(next(pairs)),
+    ]
+    mask = torch.tensor([[[0.4, 0.0, 1.0], [0.0, 0.7, 0.0]], [[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]])
+    tap = use(attn, latent_size=(2, 3))
+    textual = attn(hidden, text)
+    tap.subjects = [Influence(views, mask=mask)]
+    found = attn(hidden, text) - textual
+
+    query, visual = attn.to_q(hidden).numpy(), np.zeros((2, 6, 8))
+    for b, cell, head in np.ndindex(2, 6, 2):
+        own, centre = slice(4 * head, 4 * head + 4), np.array([cell // 3 + 0.5, cell % 3 + 0.5]) / 2
+        logits, told = [], []
+        for view, token in np.ndindex(3, 5):
+            if (view == 0 and not present[b, token]) or (view == 1 and token not in kept[b]):
+                continue
+            squared = 0.0 if view == 2 else np.square(places[view, b, token].numpy() - centre).sum()
+            likeness = query[b, cell, own] @ keys[view, b, token, own].numpy() / 2
+            logits.append(likeness + np.log(shares[view]) - float(precisions[head]) / 2 * squared)
+            told.append(values[view, b, token, own].numpy())
+        visual[b, cell, own] = float(mask[b].flatten()[cell]) * reference.softmax(np.array(logits)) @ np.stack(told)
+    np.testing.assert_allclose(found, visual @ attn.to_out[0].weight.numpy().T, atol=1e-5)
+
+
 VARIANTS = {
     "plain": {"cross_attention_dim": 6},
     "no text": {},
@@ -191,6 +226,14 @@ def test_the_grid_of_a_layer_follows_from_its_cells(latent_size, cells, grid):
 def test_a_layer_that_no_halving_of_the_latent_has_is_an_error(cells):
     with pytest.raises(InputError, match=rf"{cells} cells does not belong to a latent of \(8, 8\)"):
         AttentionTap((8, 8)).grid(cells)
+
+
+def test_refining_needs_self_attention_on_the_masks_grid():
+    pair = torch.zeros(1, 2, 16, 4), torch.zeros(1, 2, 16, 4)
+    tap = AttentionTap((8, 8), self_attention={"layer": pair})
+    assert tap.own_attention((4, 4)) == [pair]
+    with pytest.raises(InputError, match=r"no self-attention layer lies on the mask's grid of \(8, 8\)"):
+        tap.own_attention((8, 8))
 
 
 @pytest.fixture(scope="module")

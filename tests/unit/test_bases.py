@@ -20,6 +20,7 @@ from realcustom.latents import to_latents, to_pixels
 from realcustom.painting import Painter, Source
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.provenance import PictureSettings
+from realcustom.vision import twin_features
 
 PROMPT = "a dog, too"
 SIDE = 64
@@ -137,13 +138,6 @@ class TestPlusPlus:
         assert torch.equal(steps[1], steps[2])
         assert torch.equal(steps[1], steps[3])
 
-    def test_once_the_mask_is_frozen_text_alone_is_not_run(self, plus_plus, subject):
-        rows = []
-        hook = plus_plus.unet.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
-        call(plus_plus, subject, mask_frozen_after=1)
-        hook.remove()
-        assert rows == [1, 2, 2, 2]  # text once, then negative and subject in one call each time
-
     def test_a_guidance_of_one_works(self, plus_plus, subject):
         assert torch.isfinite(call(plus_plus, subject, guidance_scale=1).images).all()
 
@@ -170,11 +164,75 @@ class TestOfficial:
         parts = {**xl, "scheduler": solver, "adapter": tiny.plus_plus_adapter(xl["unet"]), **tiny.image_encoders()}
         return quiet(RealCustomPipeline(**parts))
 
-    def test_it_runs_and_is_another_picture(self, official, subject):
-        output = call(official, subject, compat="official", num_inference_steps=4)
-        assert torch.isfinite(output.images).all()
-        assert output.masks.steps.shape == (4, 1, 8, 8)
-        assert not torch.allclose(output.images, call(official, subject, num_inference_steps=4).images, atol=1e-2)
+    @pytest.fixture(scope="class")
+    def watched(self, official, subject):
+        """A run whose latent has 17 x 17 cells: what the UNet was told, what it gave, what the adapter was told, the output.
+
+        Every step calls the UNet for the mask, for the subject and for what is black, and the adapter for the latter two.
+        """
+        told, given, acts, act = [], [], [], official.adapter.act
+        hooks = [
+            official.unet.register_forward_pre_hook(lambda _, *arguments: told.append(arguments), with_kwargs=True),
+            official.unet.register_forward_hook(lambda _, __, predicted: given.append(predicted[0])),
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(official.adapter, "act", lambda *one, **by: acts.append((one[0], by)) or act(*one, **by))
+            output = call(official, subject, compat="official", height=68, width=68, latents=noise(68, 68))
+        for hook in hooks:
+            hook.remove()
+        return told, given, acts, output
+
+    @torch.no_grad()
+    def test_the_unet_is_told_the_second_encoders_last_state_of_prompt_and_empty_sentence(self, watched, xl):
+        expected = []
+        for sentence in (PROMPT, ""):
+            ids = xl["tokenizer_2"](sentence, padding="max_length", return_tensors="pt").input_ids
+            end = ids[0].tolist().index(xl["tokenizer_2"].eos_token_id)
+            expected.append(xl["text_encoder_2"](ids).last_hidden_state[:, end])
+        positive, negative = expected
+        pooled = [named["added_cond_kwargs"]["text_embeds"] for _, named in watched[0]]
+        torch.testing.assert_close(torch.stack(pooled), torch.stack([positive, positive, negative] * 3))
+
+    @torch.no_grad()
+    def test_the_reference_is_squashed_and_the_negative_branch_sees_black_under_the_same_mask(
+        self, watched, official, subject
+    ):
+        levels = torch.from_numpy(np.asarray(subject, np.float32) / 255).permute(2, 0, 1)[None]
+        squashed = torch.nn.functional.interpolate(levels, (56, 56), mode="bilinear", align_corners=False)
+        encoders = official.image_encoder, official.image_encoder_2
+        seen = [
+            twin_features(pixels, *encoders, siglip_layers=[1], dino_layers=[2])
+            for pixels in (squashed, torch.zeros(1, 3, 56, 56))
+        ]
+        expected = [official.adapter.tokens(*features) for features in seen]
+        _, _, acts, output = watched
+        assert output.masks.steps.shape == (3, 1, 8, 8)
+        for number, (tokens, named) in enumerate(acts):
+            torch.testing.assert_close(tokens, expected[number % 2])
+            assert torch.equal(named["mask"], output.masks.steps[number // 2])
+            assert named["present"] is None
+        assert len(acts) == 6
+
+    def test_what_is_decoded_is_the_clean_picture_that_the_last_prediction_means(self, watched, official):
+        told, given, _, output = watched
+        (noisy, timestep, _), _ = told[-1]
+        positive, negative = given[-2:]
+        alpha = official.scheduler.alphas_cumprod[int(timestep)]
+        predicted = negative + 3.5 * (positive - negative)
+        torch.testing.assert_close(output.images, (noisy - (1 - alpha).sqrt() * predicted) / alpha.sqrt())
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"guidance": "cascade"}, "but cascade and text were asked for"),
+            ({"mask_source": "previous"}, "but direct and previous were asked for"),
+            ({"height": 92, "width": 76, "latents": noise(92, 76)}, r"cannot bring \(11, 9\) to \(12, 10\)"),
+        ],
+        ids=["cascade", "mask source", "size"],
+    )
+    def test_what_the_authors_loop_cannot_do_is_refused(self, official, subject, changes, message):
+        with pytest.raises(InputError, match=message):
+            call(official, subject, compat="official", **changes)
 
     def test_the_unet_is_told_width_and_height_the_other_way_round(self, official, subject):
         told = []
@@ -280,6 +338,12 @@ class TestLoading:
             InputError, match=r"takes features 48 wide, but the AutoencoderKL of this pipeline gives 16"
         ):
             call(pipeline, Image.new("RGB", (9, 9)))
+
+    def test_an_adapter_that_does_not_say_which_layers_it_takes_is_refused(self, tiny, xl, subject):
+        adapter = tiny.adapter(xl["unet"], feature_dim=48, token_dim=64, scoring_dim=0, cross_scale={"head_dim": 16})
+        pipeline = quiet(RealCustomPipeline(**xl, adapter=adapter, **tiny.image_encoders()))
+        with pytest.raises(InputError, match="feature_layers must say which layers of siglip and dino it takes"):
+            call(pipeline, subject)
 
 
 def test_the_command_puts_an_adapter_on_a_base_and_makes_the_picture_again(

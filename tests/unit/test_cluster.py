@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -18,8 +19,6 @@ from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.methods import Customized, Opening, Request, Shown, in_batches
 from realcustom.evaluation.output import Settings
 
-ray = pytest.importorskip("ray")
-
 
 @pytest.fixture
 def requests():
@@ -30,6 +29,7 @@ def requests():
 
 @pytest.fixture
 def cluster():
+    ray = pytest.importorskip("ray")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
@@ -86,5 +86,12 @@ def test_what_a_task_refuses_is_told(tiny, requests, cluster, tmp_path):
 
 
 def test_a_cluster_that_is_not_there_is_told(tiny):
+    pytest.importorskip("ray")
     with pytest.raises(InputError, match="there is no Ray cluster at auto"):
+        on_ray("auto", Opening("stickers"), Customized(tiny.pipeline()), Settings())
+
+
+def test_without_ray_the_command_that_installs_it_is_told(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r'Ray is not installed; it comes with: pip install "realcustom\[ray\]"'):
         on_ray("auto", Opening("stickers"), Customized(tiny.pipeline()), Settings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,12 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path, told, message):
         (tmp_path / "other" / "report.json").write_text(told if isinstance(told, str) else json.dumps(told))
     with pytest.raises(InputError, match=message):
         read_reports([*folders, tmp_path / "other"])
+
+
+def test_two_folders_of_one_name_are_refused(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "again" / "ours")
+    with pytest.raises(InputError, match="two of the folders are called ours; rename one"):
+        read_reports([*folders, tmp_path / "again" / "ours"])
 
 
 def test_what_holds_no_records_is_refused(folders):

@@ -65,13 +65,23 @@ def test_the_encoders_compute_what_timm_names(encoders, siglip_state, dino_state
             np.testing.assert_allclose(found.local[0, 4 * token + number], parts[place][token], atol=1e-3)
 
 
-def test_positions_are_brought_to_another_grid(dino_state):
-    larger = dinov2_of(dino_state, heads=2, image_size=42)
-    positions = larger.embeddings.position_embeddings
-    assert positions.shape == (1, 1 + 36, 24)
-    assert (positions[0, 0] == 0).all()
-    own = dino_state["pos_embed"].view(4, 4, 24).mean(dim=(0, 1))
-    torch.testing.assert_close(positions[0, 1:].mean(dim=0), own, atol=0.06, rtol=0)
+@pytest.mark.parametrize("dino", [False, True])
+@pytest.mark.parametrize(("own", "side"), [(37, 27), (8, 12)])
+def test_positions_that_tell_row_and_column_still_do_on_another_grid(own, side, dino):
+    state = vit.timm_state(hidden=24, depth=1, patch=7, grid=own, dino=dino)
+    rows, columns = np.mgrid[:own, :own].reshape(2, 1, -1)
+    state["pos_embed"][..., 0], state["pos_embed"][..., 1] = torch.tensor(rows), torch.tensor(columns)
+    build = dinov2_of if dino else siglip_of
+    embeddings = build(state, heads=2, image_size=7 * side).embeddings
+    positions = embeddings.position_embeddings[0] if dino else embeddings.position_embedding.weight
+    if dino:
+        assert (positions[0] == 0).all()  # of the class token
+        positions = positions[1:]
+    assert positions.shape == (side**2, 24)
+    grid = positions.detach().view(side, side, 24)[3:-3, 3:-3].numpy()  # a kernel meets the border outside
+    expected = (np.mgrid[3 : side - 3, 3 : side - 3] + 0.5) * own / side - 0.5
+    np.testing.assert_allclose(grid[..., 0], expected[0], atol=0.03)
+    np.testing.assert_allclose(grid[..., 1], expected[1], atol=0.03)
 
 
 @pytest.mark.parametrize(("key", "fate"), [("blocks.1.attn.proj.bias", "missing"), ("blocks.1.rope", "unexpected")])

@@ -19,7 +19,7 @@ from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings, claim
-from realcustom.evaluation.page import write_report
+from realcustom.evaluation.page import _ranked, write_report
 from realcustom.evaluation.run import (
     MADE,
     ROWS,
@@ -424,6 +424,22 @@ class TestRun:
             assert f'src="strips/{strip.name}"' in page
         assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_the_report_shows_the_most_alike_first_those_of_the_middle_and_the_least_alike_last(bench, tmp_path):
+    similarities = [0.5, 0.9, 0.1, 0.7, 0.2, 0.8, 0.4, 0.6, 0.3]
+    records = [
+        {"row": row, "number": item.number, "identity": 1.0, "similarity": similarity if row == "subject" else 1.0}
+        for row in ("subject", "twin")
+        for item, similarity in zip(bench.items, similarities, strict=True)
+    ]
+    records.append({"row": "subject", "number": bench.items[0].number})  # not judged by its drawing
+    ranked = _ranked(records, bench, {}, tmp_path, count=2)
+    shown = {name: [re.search(r", (\d\.\d\d)\)", figure)[1] for figure in group] for name, group in ranked.items()}
+    assert shown == {"Best": ["0.90", "0.80"], "Median": ["0.60", "0.50"], "Worst": ["0.20", "0.10"]}
+    number = bench.items[1].number
+    assert f'src="strips/{number:04d}.png"' in ranked["Best"][0]
+    assert (tmp_path / "strips" / f"{number:04d}.png").is_file()
 
 
 def test_a_subject_is_found_by_its_own_drawing_and_as_like_as_their_cosine(bench):

@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from realcustom.adapter import RealCustomAdapter
 from realcustom.errors import CheckpointMismatch, InputError
-from realcustom.loading import load_components, load_part, load_strictly, model_hash, resolve, wanted_files
+from realcustom.loading import (
+    construct,
+    load_components,
+    load_model,
+    load_part,
+    load_strictly,
+    model_hash,
+    resolve,
+    wanted_files,
+)
 from realcustom.pipeline import RealCustomPipeline
 
 
@@ -86,7 +95,40 @@ def test_only_components_of_known_libraries_are_loaded(tmp_path):
     assert load_components(tmp_path, ["unet"], {"unet": "given"}) == {"unet": "given"}
 
 
-def test_resolving_names_what_is_wrong(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "UNetOfMine"}, "names no model of diffusers: 'UNetOfMine'"),
+        ({"architectures": ["BertOfMine"]}, "names no model of transformers: 'BertOfMine'"),
+        ({}, "names no model of transformers: ''"),
+    ],
+)
+def test_a_folder_whose_config_names_no_known_model_is_refused(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments", "message"),
+    [
+        (diffusers.DDIMScheduler, {"steps": 3}, "schedule cannot be used for a DDIMScheduler: .*'steps'"),
+        (diffusers.DDIMScheduler, {"beta_schedule": "steep"}, "schedule cannot be used for a DDIMScheduler: steep"),
+        (RealCustomAdapter.for_unet, {"depth": 3}, "schedule cannot be used for a RealCustomAdapter: .*'unet'"),
+    ],
+)
+def test_arguments_that_a_component_does_not_take_are_refused(component, arguments, message):
+    with pytest.raises(InputError, match=message):
+        construct(component, arguments, "schedule")
+
+
+def test_resolving_names_what_is_wrong(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="the name of the model is empty"):
+        resolve("")
+    with monkeypatch.context() as installed:
+        installed.setattr("realcustom.loading.embedded_folder", lambda name: tmp_path / name)
+        with pytest.raises(InputError, match=r"'stickers' is missing from this installation .*install it again"):
+            resolve("stickers")
     with pytest.raises(InputError, match=r"holds no model_index\.json"):
         resolve(tmp_path)
     with pytest.raises(InputError, match=r"called 'stickres'\. Did you mean 'stickers'\?"):

@@ -10,6 +10,7 @@ from realcustom.masks import (
     aggregate,
     chance_of_overlap,
     coverage,
+    exclusive,
     influence_scope,
     influence_threshold,
     overlap,
@@ -42,6 +43,14 @@ def test_a_cell_in_which_another_word_stands_out_far_more_is_left_to_it():
     assert yielding(mask, torch.stack([own, hat, beach], dim=-1)).tolist() == expected
     assert yielding(mask, torch.stack([own / 9, torch.zeros_like(own), hat, beach], dim=-1)).tolist() == expected
     assert torch.equal(yielding(mask, own[..., None]), mask)
+
+
+def test_a_cell_is_shared_by_the_fourth_powers_of_the_relevances():
+    relevances = torch.tensor([0.6, 0.5, 0.3, 0.6, 0.0, 0.3, 0.5, 0.3, 0.6, 0.0]).view(2, 1, 1, 5)
+    masks = torch.tensor([0.5, 0.5, 0.0, 0.5, 0.5, 0.8, 0.8, 0.8, 0.0, 0.8]).view(2, 1, 1, 5)
+    # .6 and .3 are as 16 to 1; equal ones are halves, two zeros too; where one mask alone is, nothing is shared
+    expected = [[0.5 * 16 / 17, 0.25, 0, 0.5, 0.25], [0.8 / 17, 0.4, 0.8, 0, 0.4]]
+    torch.testing.assert_close(exclusive(masks, relevances)[:, 0, 0], torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("binary", [False, True])

@@ -383,20 +383,15 @@ class TestEncoders:
         assert len(rewards) == 3
         assert loaded.lpips.distance(one, one) == 0 < loaded.lpips.distance(one, other)
 
-    @pytest.mark.parametrize("name", ["clip", "dino"])
-    def test_a_picture_is_seen_by_its_middle_at_the_encoders_size(self, loaded, name):
-        rng = np.random.default_rng(0)
-        square = Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8))
-        wide = Image.new("RGB", (96, 64), "black")
-        wide.paste(square, (16, 0))
-        encoder = getattr(loaded, name)
-        first, second, other = encoder.embed([square, wide, plain("red")])
-        torch.testing.assert_close(first.norm(), torch.tensor(1.0))
-        assert first @ second > 0.99
-        assert first @ other < first @ second
+    @pytest.fixture(scope="class")
+    def picture(self):
+        """Higher than wide, by no round factor; noise in red, a ramp in green, dark in blue."""
+        levels = np.random.default_rng(1).integers(0, 255, (178, 100, 3), np.uint8)
+        levels[..., 1] = np.linspace(0, 255, 178)[:, None]
+        levels[..., 2] //= 8
+        return Image.fromarray(levels)
 
-    def test_clip_embeds_as_the_library_does(self, folders, loaded):
-        picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 40, 3), np.uint8))
+    def test_clip_embeds_as_the_library_does(self, folders, loaded, picture):
         model = transformers.CLIPModel.from_pretrained(folders["clip"])
         processor = transformers.CLIPImageProcessorPil(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
@@ -404,13 +399,47 @@ class TestEncoders:
         tokens = loaded.clip.tokenizer(["a cat", "two dogs"], padding=True, return_tensors="pt")
         with torch.no_grad():
             out = model(pixel_values=processor(picture, return_tensors="pt")["pixel_values"], **tokens)
-        torch.testing.assert_close(loaded.clip.embed([picture]), out.image_embeds, atol=1e-3, rtol=0)
+        torch.testing.assert_close(loaded.clip.embed([picture]), out.image_embeds, atol=1e-5, rtol=0)
         torch.testing.assert_close(loaded.clip.embed_text(["a cat", "two dogs"]), out.text_embeds)
 
-    def test_a_region_has_the_pictures_size(self, loaded):
-        region = loaded.segmenter.region(plain("red", (20, 30)), "cat")
-        assert region.shape == (30, 20)
-        assert region.dtype == torch.bool
+    def test_dino_embeds_by_the_librarys_class_token(self, folders, loaded, picture):
+        processor = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}, image_mean=[0.485, 0.456, 0.406],
+            image_std=[0.229, 0.224, 0.225],
+        )  # fmt: skip
+        model = transformers.ViTModel.from_pretrained(folders["dino"], add_pooling_layer=False)
+        with torch.no_grad():
+            token = model(**processor(picture, return_tensors="pt")).last_hidden_state[0, 0]
+        torch.testing.assert_close(loaded.dino.embed([picture])[0], token / token.norm(), atol=1e-5, rtol=0)
+
+    def test_a_region_is_where_the_librarys_probability_is_above_one_half(self, folders, loaded, picture):
+        picture = picture.resize((88, 176))  # whose pixels lie between those of the 352 that the model sees
+        model = transformers.CLIPSegForImageSegmentation.from_pretrained(folders["segmenter"])
+        processor = transformers.ViTImageProcessorPil(
+            size={"height": 352, "width": 352}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+        )
+        tokens = loaded.segmenter.tokenizer(["cat"], return_tensors="pt")
+        seen = processor(picture, return_tensors="pt")["pixel_values"]
+        bias = model.decoder.transposed_convolution.bias
+        with torch.no_grad():
+            bias -= model(pixel_values=seen, **tokens).logits.median()  # as made, it finds everything or nothing
+            logits = model(pixel_values=seen, **tokens).logits.view(352, 352)
+        rows = (logits[::2] + logits[1::2]) / 2
+        found = torch.sigmoid((rows[:, 1::4] + rows[:, 2::4]) / 2) > 0.5
+        region = replace(loaded.segmenter, model=model).region(picture, "cat")
+        assert region.shape == (176, 88)
+        assert 0.2 < found.float().mean() < 0.8
+        assert (region == found).float().mean() > 0.999
+
+    def test_lpips_is_shown_levels_from_minus_one_to_one(self, folders, loaded, picture):
+        other = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).convert("L")
+        one, two = (
+            torch.tensor(np.asarray(each.convert("RGB"), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+            for each in (picture, other)
+        )
+        with torch.no_grad():
+            expected = Lpips.from_pretrained(folders["lpips"])(one, two).item()
+        assert loaded.lpips.distance(picture, other) == pytest.approx(expected, rel=1e-4)
 
     def test_what_is_cut_out_lies_in_the_middle_of_a_white_square(self):
         region = torch.zeros(24, 24, dtype=torch.bool)

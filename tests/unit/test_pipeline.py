@@ -15,7 +15,7 @@ from realcustom import masks
 from realcustom.errors import InputError, NotANumber, WordNotFound
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
-from realcustom.settings import MaskSettings
+from realcustom.settings import MASK_SOURCES, MaskSettings
 from realcustom.subject import Subject
 
 PROMPT = "a dog on the beach"
@@ -73,27 +73,34 @@ def test_a_subject_without_influence_gives_the_plain_picture_bit_for_bit(run, pl
     assert np.array_equal(*pictures)
 
 
-def test_a_twin_in_the_batch_is_the_plain_picture_and_leaves_the_other_as_it_is(run, pipeline, subject, plain):
-    both = run(num_images_per_prompt=2, subject_scale=[1, 0], generator=seeded(5, 5))
-    assert (both.images[0] - run().images[0]).abs().max() < 1e-4
-    assert (both.images[1] - plain[0]).abs().max() < 1e-4
+@pytest.mark.parametrize("interval", [{}, {"guidance_start": 0.3, "guidance_end": 0.6}], ids=["always", "middle"])
+@pytest.mark.parametrize("guidance", ["cascade", "direct"])
+def test_a_twin_in_the_batch_is_the_plain_picture_and_leaves_the_other_as_it_is(run, guidance, interval):
+    chosen = {"guidance": guidance, **interval}
+    both = run(num_images_per_prompt=2, subject_scale=[1, 0], generator=seeded(5, 5), **chosen)
+    plain = run(subject_image=None, subject_word=None, **chosen)
+    assert (both.images[0] - run(**chosen).images[0]).abs().max() < 1e-4
+    assert (both.images[1] - plain.images[0]).abs().max() < 1e-4
     assert all(step[0] > 0 and step[1] is None for step in both.report.subjects[0].visual_to_textual)
 
 
-def test_rows_of_prompts_pictures_scales_and_references_belong_together(pipeline, subject):
-    prompts, words = ["a dog on the beach", "a red cat"], ["dog", "cat"]
+def test_rows_of_prompts_words_references_scales_and_masks_belong_together(pipeline, subject):
+    prompts, words = [PROMPT, "a red cup in the snow"], ["dog", "cup"]
     references = [subject, subject.rotate(90, expand=True, fillcolor="red").crop((0, 0, 20, 40))]
-    scales = [1.0, 0.0, 0.0, 2.0]
+    scales, given = [1.0, 0.0, 1.0, 2.0], torch.rand(4, 8, 8)
+    given[2] = 0
+    shared = {"mask_mode": "intersect", "output_type": "latent"}
     together = pipeline(
-        prompts, references, words, num_images_per_prompt=2, subject_scale=scales, generator=seeded(1, 2, 3, 4),
-        output_type="latent",
-    ).images  # fmt: skip
+        prompts, references, words, num_images_per_prompt=2, subject_scale=scales, mask=given,
+        generator=seeded(1, 2, 3, 4), **shared,
+    )  # fmt: skip
     for row, scale in enumerate(scales):
         alone = pipeline(
-            prompts[row // 2], references[row // 2], words[row // 2], subject_scale=scale, generator=seeded(row + 1),
-            output_type="latent",
-        ).images  # fmt: skip
-        assert (together[row] - alone[0]).abs().max() < 1e-4
+            prompts[row // 2], references[row // 2], words[row // 2], subject_scale=scale, mask=given[row],
+            generator=seeded(row + 1), **shared,
+        )  # fmt: skip
+        torch.testing.assert_close(together.images[row], alone.images[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
 
 
 def test_each_picture_has_its_own_scale(run):
@@ -114,15 +121,23 @@ def test_another_subject_makes_another_picture(run):
     assert not torch.allclose(run(subject_image=Image.new("RGB", (9, 9), "red")).images, run().images, atol=1e-2)
 
 
-def test_a_row_of_a_batch_is_the_single_run(pipeline, subject):
-    prompts = [PROMPT, "a red dog at snow", "two dogs, ice cream and a cup on the beach"]
-    for output_type, tolerance in (("latent", 1e-4), ("pt", 1 / 255)):
-        together = pipeline(prompts, subject, "dog", generator=seeded(1, 2, 3), output_type=output_type)
-        for row, (prompt, generator) in enumerate(zip(prompts, seeded(1, 2, 3), strict=True)):
-            alone = pipeline(prompt, subject, "dog", generator=generator, output_type=output_type)
-            torch.testing.assert_close(together.images[row], alone.images[0], atol=tolerance, rtol=0)
-            torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
-            assert together.report.subjects[0].words[row] == alone.report.subjects[0].words[0]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output_type": "pt"}, {"cache_interval": 2}, {"mask_source": "previous"},
+        *({"guidance": "direct", "mask_source": source} for source in MASK_SOURCES),
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)  # fmt: skip
+def test_a_row_of_a_batch_is_the_single_run(pipeline, subject, changes):
+    prompts = [PROMPT, "two dogs, ice cream and a cup on the beach"]
+    references, chosen = [subject, subject.rotate(90)], {"num_inference_steps": 4, "output_type": "latent", **changes}
+    together = pipeline(prompts, references, "dog", generator=seeded(1, 2), **chosen)
+    for row in range(2):
+        alone = pipeline(prompts[row], references[row], "dog", generator=seeded(row + 1), **chosen)
+        torch.testing.assert_close(together.images[row], alone.images[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
+        assert together.report.subjects[0].words[row] == alone.report.subjects[0].words[0]
 
 
 def test_pictures_of_one_prompt_lie_next_to_each_other(pipeline, subject):
@@ -230,6 +245,13 @@ def test_every_prompt_must_say_the_word(pipeline, subject):
         pipeline([PROMPT, "a robot"], subject, "dog")
 
 
+def test_the_end_of_a_prompt_that_is_not_read_is_told(run, caplog):
+    """Of 17 words 14 fit between the first token and the last."""
+    run(prompt="a dog" + " and a cat" * 5, num_inference_steps=1)
+    told = [one.getMessage() for one in caplog.records if one.name == "realcustom.pipeline"]
+    assert told == ["the text encoder reads 16 tokens; not read: 'and a cat'"]
+
+
 def test_only_the_layers_that_are_asked_for_make_the_mask(tiny, run, subject):
     picked, everything = tiny.pipeline(mask_layers=["up_blocks.1"]), run(num_inference_steps=1)
     arguments = {"num_inference_steps": 1, "generator": seeded(5)[0], "output_type": "latent"}
@@ -250,23 +272,6 @@ def test_a_placed_subject_follows_its_mask(tiny, subject):
     upper_left, lower_right = (positions[0].mean(dim=0) for positions in seen)
     torch.testing.assert_close(upper_left, torch.tensor([0.25, 0.25]), atol=0.02, rtol=0)
     torch.testing.assert_close(lower_right, torch.tensor([0.75, 0.75]), atol=0.02, rtol=0)
-
-
-def test_each_prompt_can_have_its_own_subject_and_word(pipeline, subject):
-    prompts, words = [PROMPT, "a red cup in the snow"], ["dog", "cup"]
-    pictures = [subject, subject.rotate(90)]
-    many = pipeline(
-        prompts, pictures, words, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), output_type="latent"
-    )
-    for row in range(4):
-        which = row // 2
-        single = pipeline(prompts[which], pictures[which], words[which], generator=seeded(row), output_type="latent")
-        torch.testing.assert_close(many.images[row], single.images[0], atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(many.masks.steps[:, row], single.masks.steps[:, 0], atol=1e-3, rtol=1e-3)
-    swapped = pipeline(
-        prompts, pictures[::-1], words, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), output_type="latent"
-    )
-    assert not torch.allclose(many.images, swapped.images, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -298,12 +303,18 @@ def test_schedulers(tiny, pipeline, subject, kind):
     assert len(pictures[0].masks.steps) == len(pictures[0].report.subjects[0].visual_to_textual) == evaluations
 
 
-def test_a_scheduler_without_a_discrete_schedule_is_refused_and_fitting_ones_are_named(pipeline, subject):
-    swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": diffusers.FlowMatchEulerDiscreteScheduler()})
-    with pytest.raises(
-        InputError, match=r"FlowMatchEulerDiscreteScheduler has no discrete noise schedule.*DDIMScheduler"
-    ):
-        swapped(PROMPT, subject, "dog")
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(), "FlowMatch.* has no discrete noise schedule.*take DDIMScheduler"),
+        (diffusers.PNDMScheduler(), "PNDMScheduler cannot take num_inference_steps 3: "),  # it starts with four
+    ],
+    ids=["no schedule", "too few steps"],
+)
+def test_a_scheduler_that_does_not_fit_is_refused(pipeline, subject, scheduler, message):
+    swapped = RealCustomPipeline(**{**pipeline.components, "scheduler": scheduler})
+    with pytest.raises(InputError, match=message):
+        swapped(PROMPT, subject, "dog", num_inference_steps=3)
 
 
 def test_saving_and_loading_gives_the_same_picture_bit_for_bit(pipeline, subject, tmp_path):

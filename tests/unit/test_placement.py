@@ -6,12 +6,14 @@ import torch
 
 from realcustom.placement import (
     EXTENT,
+    PORTRAIT,
     first_frame,
     frame_of,
     grid_centres,
     initial_log_precision,
     nearness,
     place_tokens,
+    portrait_box,
 )
 
 
@@ -101,3 +103,26 @@ def test_a_head_without_precision_sees_everywhere_alike():
 def test_heads_start_with_reaches_from_a_sixteenth_to_a_quarter():
     reaches = (-0.5 * initial_log_precision(3)).exp()
     torch.testing.assert_close(reaches, torch.tensor([1 / 16, 1 / 8, 1 / 4]))
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "expected"),
+    [
+        (25, 5, (7, 60, 30, 83)), (25, 0, (0, 60, 23, 83)), (0, 5, (7, 0, 30, 23)), (25, 19, (37, 60, 60, 83)),
+        (33, 5, (7, 77, 30, 100)),
+    ],
+    ids=["inside", "left", "top", "right", "bottom"],
+)  # fmt: skip
+def test_the_box_of_a_portrait_lies_about_the_mask_and_within_the_picture(top, left, expected):
+    """Of 7 x 5 cells of 2.5 pixels, which spread as a square of 6 cells does; their middle is at (71.25, 18.75) inside."""
+    mask = torch.zeros(40, 24)
+    mask[top : top + 7, left : left + 5] = 1
+    assert round(EXTENT * 6 * 2.5 / PORTRAIT[2]) == 23
+    assert portrait_box(mask, (60, 100)) == expected
+
+
+def test_the_box_of_a_portrait_is_a_quarter_of_the_picture_at_least_and_its_shorter_side_at_most():
+    mask = torch.zeros(40, 24)
+    assert portrait_box(mask, (60, 100)) == (0, 20, 60, 80)  # of nothing
+    mask[28, 7] = 1
+    assert portrait_box(mask, (60, 100)) == (11, 64, 26, 79)

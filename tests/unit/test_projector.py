@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from realcustom.projector import FeatureProjector, latent_features, patch_side
+from realcustom.errors import InputError
+from realcustom.projector import CrossScaleProjector, FeatureProjector, latent_features, patch_side
 
 
 def test_a_feature_holds_one_square_of_the_latent():
@@ -37,3 +39,8 @@ def test_a_finer_projector_gives_the_same_tokens_where_the_quarters_of_a_patch_a
 def test_the_side_of_a_patch_follows_from_the_width_of_its_features():
     assert [patch_side(width, 8) for width in (8, 32, 72)] == [1, 2, 3]
     assert patch_side(48, 4) == 2  # features of something else, which are refused by their width
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(InputError, match="the width of the features, 40, must be a multiple of that of a head, 16"):
+        CrossScaleProjector(40, 32, head_dim=16)

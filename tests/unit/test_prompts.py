@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from realcustom.errors import InputError, WordAmbiguous, WordNotFound, WordTruncated
-from realcustom.prompts import cut_off, encode_prompts, find_word, find_words, spoken_words, word_columns
+from realcustom.prompts import (
+    cut_off,
+    encode_prompts,
+    encode_prompts_twice,
+    find_word,
+    find_words,
+    spoken_words,
+    word_columns,
+)
 
 
 @pytest.fixture
@@ -151,6 +159,12 @@ def test_padding_counts_like_any_token_where_the_text_encoder_does_not_mask_it(t
 def test_what_exceeds_the_tokenizer_is_cut_off(tiny, bert):
     text = encode_prompts(["a " * 40], bert, tiny.text_encoder(), shortest=True)
     assert text.states.shape == (1, 16, 32)
+
+
+def test_a_second_text_encoder_without_a_projected_embedding_is_refused(tiny):
+    tokenizers, encoders = [tiny.clip_tokenizer()] * 2, [tiny.clip_text_encoder()] * 2
+    with pytest.raises(InputError, match="must be a CLIPTextModelWithProjection"):
+        encode_prompts_twice(["a dog"], tokenizers, encoders)
 
 
 class TestSpokenWords:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, retrieved
+from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, pareto_front, retrieved, with_interval
 
 
 def test_the_closest_drawing_is_retrieved():
@@ -33,3 +33,25 @@ def test_the_bootstrap_draws_subjects_and_not_pictures():
     assert mean == 0.5
     assert 0.38 < low < 0.45
     assert 0.55 < high < 0.62
+
+
+@pytest.mark.parametrize(
+    ("values", "front"),
+    [
+        ([(1, 1), (0, 2), (2, 0), (1, 0), (0, 1), (1.5, 0.5)], [0, 1, 2, 5]),
+        ([(1, 1), (1, 1), (0, 0)], [0, 1]),
+        ([(1, 0), (1, 1)], [1]),
+        ([(0, 1), (1, 1)], [1]),
+        ([], []),
+    ],
+)
+def test_on_the_front_are_those_that_no_other_surpasses(values, front):
+    assert pareto_front(values) == front
+
+
+@pytest.mark.parametrize(
+    ("figure", "form", "shown"),
+    [([0.5, 0.375, 0.625], "+.3f", "+0.500 (+0.375 to +0.625)"), ([0.126], ".2f", "0.13"), (None, ".2f", "")],
+)
+def test_a_figure_is_shown_with_its_interval_if_it_has_one(figure, form, shown):
+    assert with_interval(figure, form) == shown

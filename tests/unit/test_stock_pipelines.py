@@ -11,7 +11,6 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
 from realcustom import masks
-from realcustom.attention import cross_attention_layers
 from realcustom.errors import InputError, WordNotFound
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.stock_pipelines import (
@@ -163,6 +162,32 @@ def test_calls_with_prompt_embeds_need_the_prompts(pipe, adapter, subject):
     torch.testing.assert_close(call(pipe, **given), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_embeds_of_other_than_the_named_prompts_are_refused(pipe, adapter, subject):
+    states, negative = pipe.encode_prompt(PROMPT, "cpu", 1, True)
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog", prompt=[PROMPT, PROMPT])
+    with pytest.raises(InputError, match="the UNet was called with 2 rows for 2 prompts"):
+        call(pipe, prompt=None, prompt_embeds=states, negative_prompt_embeds=negative)
+
+
+def test_a_run_that_grows_by_a_picture_is_refused(pipe, adapter, subject):
+    def grow(_, __, ___, tensors):
+        return {name: torch.cat([one[:1], one]) for name, one in tensors.items()}
+
+    load_realcustom(pipe, adapter)
+    set_realcustom_subject(pipe, subject, "dog")
+    with pytest.raises(InputError, match="the UNet was called with 3 rows for 2 pictures"):
+        call(pipe, guidance_scale=1.0, num_images_per_prompt=2, latents=torch.cat([noise(32), noise(32, 4)]),
+             callback_on_step_end=grow, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])  # fmt: skip
+
+
+def own(parts, adapter, subject, **changes):
+    """Return what RealCustom's own pipeline makes."""
+    arguments = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", "latents": noise(32)}
+    ours = quiet(RealCustomPipeline(**parts, adapter=adapter))
+    return ours(PROMPT, subject, "dog", **{**arguments, **changes}).images
+
+
 def customized(pipe, adapter, subject, run):
     """Return what a call makes with the subject, and without."""
     load_realcustom(pipe, adapter)
@@ -180,18 +205,16 @@ def differ(pair):
 class TestTogether:
     """What is written in docs/diffusers.md as tested."""
 
-    def test_without_a_negative_pass(self, pipe, adapter, subject):
-        assert differ(customized(pipe, adapter, subject, lambda pipe: call(pipe, guidance_scale=1.0)))
-
-    def test_lcm(self, sd, adapter, subject):
-        parts = {**sd, "scheduler": diffusers.LCMScheduler.from_config(sd["scheduler"].config)}
+    @pytest.mark.parametrize(("scheduler", "scale"), [("DDIMScheduler", 1.0), ("LCMScheduler", 0.0)])
+    def test_without_a_negative_pass(self, sd, adapter, subject, scheduler, scale):
+        parts = {**sd, "scheduler": getattr(diffusers, scheduler).from_config(sd["scheduler"].config)}
         pipe = quiet(diffusers.StableDiffusionPipeline(**parts, **NO_CHECKER))
-
-        def run(pipe):
-            torch.manual_seed(0)
-            return call(pipe, guidance_scale=0.0, num_inference_steps=2)
-
-        assert differ(customized(pipe, adapter, subject, run))
+        expected = own(parts, adapter, subject, guidance_scale=1.0, generator=torch.Generator().manual_seed(0))
+        made, _ = customized(
+            pipe, adapter, subject,
+            lambda pipe: call(pipe, guidance_scale=scale, generator=torch.Generator().manual_seed(0)),
+        )  # fmt: skip
+        torch.testing.assert_close(made, expected, atol=1e-3, rtol=1e-3)
 
     def test_image_to_image(self, sd, adapter, subject):
         pipe = quiet(diffusers.StableDiffusionImg2ImgPipeline(**sd, **NO_CHECKER))
@@ -203,17 +226,18 @@ class TestTogether:
         assert differ(customized(pipe, adapter, subject, run))
 
     @pytest.mark.parametrize("channels", [4, 9])
-    def test_inpainting(self, tiny, sd, subject, channels):
-        parts = {**sd, "unet": tiny.unet(in_channels=channels)}
-        pipe = quiet(diffusers.StableDiffusionInpaintPipeline(**parts, **NO_CHECKER))
-
-        def run(pipe):
-            picture, everywhere = Image.new("RGB", (32, 32), "blue"), Image.new("L", (32, 32), 255)
-            return pipe(PROMPT, picture, everywhere, height=32, width=32, num_inference_steps=3,
-                        generator=torch.Generator().manual_seed(0), output_type="latent").images  # fmt: skip
-
-        adapter = tiny.adapter(parts["unet"], latent_channels=4)
-        assert differ(customized(pipe, adapter, subject, run))
+    def test_inpainting(self, tiny, sd, adapter, subject, channels):
+        """All of a picture is a new picture, for a UNet that does not look at the old one."""
+        unet, weights = tiny.unet(in_channels=channels), sd["unet"].state_dict()
+        first = torch.nn.functional.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, channels - 4))
+        unet.load_state_dict({**weights, "conv_in.weight": first})
+        pipe = quiet(diffusers.StableDiffusionInpaintPipeline(**{**sd, "unet": unet}, **NO_CHECKER))
+        picture, everywhere = Image.new("RGB", (32, 32), "blue"), Image.new("L", (32, 32), 255)
+        made, _ = customized(
+            pipe, adapter, subject,
+            lambda pipe: call(pipe, image=picture, mask_image=everywhere, height=32, width=32, strength=1.0),
+        )  # fmt: skip
+        torch.testing.assert_close(made, own(sd, adapter, subject), atol=1e-3, rtol=1e-3)
 
     def test_controlnet(self, sd, adapter, subject):
         with torch.random.fork_rng(devices=[]):
@@ -223,13 +247,23 @@ class TestTogether:
                 torch.nn.init.normal_(parameter, std=0.1)
         pipe = quiet(diffusers.StableDiffusionControlNetPipeline(**sd, controlnet=control, **NO_CHECKER))
 
-        def run(pipe):
-            return pipe(PROMPT, Image.new("RGB", (32, 32), "red"), num_inference_steps=3, latents=noise(32),
-                        output_type="latent", height=32, width=32).images  # fmt: skip
+        red = Image.new("RGB", (32, 32), "red")
+        made, _ = customized(pipe, adapter, subject, lambda pipe: call(pipe, image=red, height=32, width=32))
+        unload_realcustom(pipe)
+        forward = sd["unet"].forward
 
-        assert differ(customized(pipe, adapter, subject, run))
+        def controlled(sample, timestep, states, **named):
+            shown = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(sample), 3, 32, 32)
+            down, middle = control(sample, timestep, states, shown, return_dict=False)
+            return forward(sample, timestep, states, **named, down_block_additional_residuals=down,
+                           mid_block_additional_residual=middle)  # fmt: skip
 
-    def test_lora_loaded_before_and_after(self, pipe, adapter, subject):
+        plain = own(sd, adapter, subject)
+        sd["unet"].forward = controlled
+        torch.testing.assert_close(made, own(sd, adapter, subject), atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(made, plain, atol=1e-2)
+
+    def test_lora_loaded_before_and_after(self, pipe, sd, adapter, subject):
         plain = call(pipe)
         pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
         with_lora = call(pipe)
@@ -238,7 +272,10 @@ class TestTogether:
         assert torch.equal(call(pipe), with_lora)
         set_realcustom_subject(pipe, subject, "dog")
         first = call(pipe)
-        assert not torch.allclose(first, with_lora, atol=1e-3)
+        unload_realcustom(pipe)
+        torch.testing.assert_close(first, own(sd, adapter, subject), atol=1e-3, rtol=1e-3)
+        load_realcustom(pipe, adapter)
+        set_realcustom_subject(pipe, subject, "dog")
         pipe.unet.disable_adapters()
         assert not torch.allclose(call(pipe), first, atol=1e-3)
         pipe.unet.enable_adapters()
@@ -277,12 +314,12 @@ class TestTogether:
         assert pipe.unet.conv_in.weight.device.type == "meta"
         assert torch.equal(call(pipe), expected)
 
-    def test_tiled_autoencoder(self, pipe, adapter, subject):
+    def test_tiled_autoencoder(self, pipe, sd, adapter, subject):
+        expected = own(sd, adapter, subject, output_type="pt")
         pipe.vae.enable_tiling()
         pipe.vae.enable_slicing()
-        load_realcustom(pipe, adapter)
-        set_realcustom_subject(pipe, subject, "dog")
-        assert call(pipe, output_type="np").shape == (1, 32, 32, 3)
+        made, _ = customized(pipe, adapter, subject, lambda pipe: call(pipe, output_type="pt"))
+        torch.testing.assert_close(made, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_settings_that_are_not_given_are_the_papers_again(pipe, adapter, subject):
@@ -455,7 +492,6 @@ def test_a_frozen_mask_and_other_settings_reach_the_run(pipe, adapter, subject):
     steps = realcustom_masks(pipe).steps
     assert torch.equal(steps[0], steps[2])
     assert float((steps[0] > 0).float().mean()) == 0.5
-    assert set(cross_attention_layers(pipe.unet))
 
 
 def test_the_scope_is_narrowed_in_the_second_half(pipe, adapter, subject):

@@ -309,8 +309,8 @@ def _tokenizer(folder: Path) -> Any:
 
 def _middle(picture: Image.Image, resized: int, side: int) -> Float[Tensor, "3 {side} {side}"]:
     """Return the middle of a picture whose shorter side is made `resized` pixels long, bicubic, in [0, 1]."""
-    scale = resized / min(picture.size)
-    width, height = (max(resized, round(length * scale)) for length in picture.size)
+    # The longer side is cut off to a whole number, as the encoders' own processors do.
+    width, height = (resized * length // min(picture.size) for length in picture.size)
     smaller = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
     return _pixels(smaller.crop((left, top, left + side, top + side)))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from realcustom.data.examples import to_pixels
-from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.backgrounds import COLOURS, PLACES
 from realcustom.evaluation.judges import Judges
 from realcustom.evaluation.scores import pareto_front
 from realcustom.masks import resize_mask
@@ -35,7 +35,9 @@ class Merit:
 def asked(prompt: str, judges: Judges) -> dict[str, str]:
     """Return what a prompt asks for that the judges can see, by the names of their labels: place, colour and what is worn."""
     found, rest = {}, prompt.lower()
-    phrases = [(phrase, place.name) for place in PLACES for phrase in (*place.phrases, place.name)]
+    # A colour's name alone, as in "a red robot", says nothing of the place.
+    named = [(place.name, place.name) for place in PLACES if place.name not in COLOURS]
+    phrases = [*named, *((phrase, place.name) for place in PLACES for phrase in place.phrases)]
     for phrase, name in sorted(phrases, key=lambda one: -len(one[0])):
         if name in judges.labels["place"] and _says(rest, phrase):
             found["place"] = name

@@ -1,0 +1,93 @@
+"""Which pictures are kept of several."""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+import torch
+from PIL import Image
+
+from realcustom.data.stickers.backgrounds import PLACES
+from realcustom.data.stickers.scenes import HUES
+from realcustom.evaluation.judges import Judges, Reading
+from realcustom.evaluation.ranking import Merit, asked, best, merits
+
+
+@pytest.fixture(scope="module")
+def judges():
+    places = [place.name for place in PLACES]
+    return Judges(places, ["robot"], list(HUES), worn=["glasses", "top hat"], widths=[16] * 4, identity_dim=8)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a red robot on a red background", {"place": "red", "colour": "red"}),
+        ("a Robot on a Red background", {"place": "red"}),
+        ("a blue robot on red stripes", {"place": "red stripes", "colour": "blue"}),
+        ("a green robot in front of red dotted wallpaper", {"place": "red polka dots", "colour": "green"}),
+        ("a red robot", {"colour": "red"}),
+        ("a black robot", {}),
+        ("a robot on black", {"place": "black"}),
+        ("a red and blue robot on the beach", {"place": "beach"}),
+        ("a robot at a wide beach", {"place": "beach"}),
+        ("a robot with a top hat in space", {"place": "space", "worn": "top hat"}),
+        ("a robot with a top hat and glasses", {}),
+        ("a bored robot in a spaceship", {}),
+    ],
+)
+def test_what_a_prompt_asks_for_is_its_place_one_colour_and_one_thing_worn(judges, prompt, found):
+    assert asked(prompt, judges) == found
+
+
+def test_what_the_judges_do_not_know_is_not_asked_for():
+    few = Judges(["snow"], ["robot"], ["red"], widths=[16] * 4, identity_dim=8)
+    assert asked("a blue robot with a top hat on the beach", few) == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ([(0.5, 0.8), (0.9, 0.1), (0.4, 0.7), (0.9, 0.2), (0.5, 0.8)], [3, 0, 4]),
+        ([(0.3, None), (0.7, None), (0.5, None), (0.7, None)], [1, 3]),
+        ([(0.3, 0.5), (0.7, 0.5), (0.7, 0.6)], [2]),
+    ],
+)
+def test_the_best_are_surpassed_by_none_and_the_most_alike_come_first(found, kept):
+    assert best([Merit(*one) for one in found]) == kept
+
+
+class ByColour:
+    """Judges that tell things by their mean colour and find them everywhere; the place is snow with probability 3/4."""
+
+    labels = {"place": ["snow", "beach"], "noun": ["robot"], "colour": ["red", "blue"]}  # noqa: RUF012
+
+    def read(self, pixels):
+        count, everywhere = len(pixels), torch.ones(len(pixels), *pixels.shape[2:])
+        logits = {"place": torch.tensor([[log(3), 0.0]]), "colour": torch.zeros(1, 2)}
+        told = {name: logit.expand(count, -1) for name, logit in logits.items()}
+        return Reading(everywhere, told, self.describe(pixels, everywhere)["identity"])
+
+    def describe(self, pixels, region):
+        colours = ((pixels + 1) * region[:, None]).sum(dim=(2, 3))
+        return {"identity": torch.nn.functional.normalize(colours, dim=1)}
+
+
+def test_merits_are_those_worked_out_by_hand():
+    red, blue, green = (Image.new("RGB", (128, 128), colour) for colour in ("#ff0000", "#0000ff", "#00ff00"))
+    half = Image.new("RGB", (128, 128), "#ff0000")
+    half.paste("#0000ff", (64, 0, 128, 128))
+    left = torch.zeros(1, 8, 8)
+    left[:, :, :4] = 1
+
+    def merit(prompt, *subjects, masks):
+        (found,) = merits(ByColour(), prompt, [half], subjects, torch.stack(masks))
+        return found.identity, found.control
+
+    cosine = 0.5**0.5
+    assert merit("a robot", [red], masks=[left]) == (pytest.approx(cosine), None)
+    assert merit("a robot in the snow", [green, red], masks=[left]) == pytest.approx((cosine, 0.75))  # the likest view
+    assert merit("a red robot on the beach", [green], masks=[left]) == pytest.approx((0, (0.25 + 0.5) / 2))
+    assert merit("a robot", [red], [blue], masks=[left, 1 - left]) == (pytest.approx(1), None)
+    assert merit("a robot", [red], [red], masks=[left, 1 - left]) == (pytest.approx(0), None)  # the least alike subject
