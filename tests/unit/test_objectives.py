@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderDC, DDPMScheduler
 from safetensors.torch import load_file
 
 from realcustom.data.examples import Example, PartlyTextOnly, collate
@@ -78,8 +79,33 @@ def recipe(home, kind=JointRecipe, *, trained=True, training=None, **changes):
     )  # fmt: skip
 
 
+def autoencoder(home, **changes):
+    told = {"output_dir": home, "data": recipe(home).data, "training": recipe(home).training, **changes}
+    vae = home / "base" / "vae"
+    return AutoencoderObjective(AutoencoderRecipe(initial_autoencoder=vae, validation_examples=2, **told), Scenes())
+
+
+def base(home, **changes):
+    told = {"output_dir": home, "data": recipe(home).data, "training": recipe(home).training, **changes}
+    return BaseObjective(
+        BaseRecipe(
+            autoencoder=home / "base" / "vae", text=home / "base", scheduler={}, validation_examples=2, **told,
+            unet={"block_out_channels": [32], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
+                  "cross_attention_dim": 32},
+        ),
+        Scenes(),
+    )  # fmt: skip
+
+
 def batch(*numbers):
     return collate([Scenes()[number] for number in numbers or (0, 1)])
+
+
+def many(count):
+    """Return as many examples, small ones, all the same and without their references."""
+    one = batch(0)
+    pixels = one.pixels[:, :, :8, :8].expand(count, -1, -1, -1)
+    return replace(one, captions=one.captions * count, pixels=pixels, conditioned=False)
 
 
 def seeded(seed=5):
@@ -246,6 +272,51 @@ class TestLoss:
         assert float(shares.min()) > 0
         assert float(shares.max()) <= 0.5
 
+    @pytest.mark.parametrize("kind", ["base", "joint"])
+    def test_as_many_captions_are_empty_as_is_said(self, home, kind):
+        """An empty one has two tokens."""
+        if kind == "base":
+            objective = base(home, caption_dropout=0.3)
+            encoder = objective.text_encoder
+        else:
+            objective = JointObjective(recipe(home, caption_dropout=0.3), Scenes())
+            encoder = objective.base.text_encoder
+        lengths = []
+        encoder.register_forward_pre_hook(
+            lambda encoder, given, named: lengths.extend(named["attention_mask"].sum(dim=1).tolist()), with_kwargs=True
+        )
+        with torch.no_grad():
+            objective.loss(objective.model, many(400), seeded())
+        assert set(lengths) == {2, 7}
+        assert lengths.count(2) / 400 == pytest.approx(0.3, abs=0.05)
+
+    def test_an_adapter_learns_from_noisy_timesteps_as_often_as_is_said(self, home):
+        objective, seen = AdapterObjective(recipe(home, AdapterRecipe, timestep_shift=3), Scenes()), []
+        objective.predict = lambda model, noisy, text, reference: seen.append(noisy.timesteps) or noisy.target
+        objective.loss(objective.model, many(400), seeded())
+        assert float((seen[0] < 500).float().mean()) == pytest.approx(0.5 / (3 - 2 * 0.5), abs=0.05)
+
+    def test_the_share_of_tokens_is_anything_from_the_lowest_to_all(self, home):
+        objective, ratios = AdapterObjective(recipe(home, AdapterRecipe, lowest_token_ratio=0.4), Scenes()), []
+        objective.reference = lambda pictures, frames, token_ratio: ratios.append(token_ratio)
+        objective.predict = lambda model, noisy, text, reference: noisy.target
+        shown = replace(many(1), conditioned=True)
+        for seed in range(60):
+            objective.loss(objective.model, shown, seeded(seed))
+        assert 0.4 <= min(ratios) < 0.43
+        assert 0.97 < max(ratios) <= 1
+        assert (np.mean(ratios), np.std(ratios)) == pytest.approx((0.7, 0.6 / np.sqrt(12)), abs=0.03)
+
+    def test_half_precision_rounds_neither_what_is_learned_nor_the_loss(self, tiny, home):
+        objective, seen = base(home), []
+        objective.autoencoder = tiny.autoencoder_kl()  # whose latents half precision rounds
+        objective.model.register_forward_hook(
+            lambda unet, given, made: seen.extend((given[0].dtype, made.sample.dtype))
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = objective.loss(objective.model, batch(), seeded())
+        assert (seen, loss.dtype) == ([torch.float32, torch.bfloat16], torch.float32)
+
     def test_the_scoring_gradient_is_that_of_the_step_before(self, home):
         objective = AdapterObjective(recipe(home, AdapterRecipe), Scenes())
         loss, figures = objective.loss(objective.model, batch(), seeded())
@@ -324,6 +395,50 @@ class TestRates:
         assert longest == pytest.approx({"scoring": 2e-3, "log_precisions": 3e-2, "to_v": 1e-3}, rel=0.02)
 
 
+class TestAutoencoder:
+    @pytest.mark.parametrize(
+        ("weights", "expected"),
+        [
+            ({}, 0.25),
+            ({"square_weight": 2}, 0.25 + 2 * 0.36 / 4),
+            ({"edge_weight": 3}, 0.25 + 3 * (0.4 + 0.2)),
+            ({"latent_penalty": 0.1}, 0.25 + 0.1 * 2**2),
+        ],
+    )
+    def test_the_loss_is_the_weighted_sum_of_the_errors(self, home, weights, expected):
+        """Each second row and column is off by the same; along a row the errors' mean step is .4, along a column .2."""
+        off, seen = torch.tensor([[0.5, -0.1], [0.3, 0.1]]).repeat(16, 16), []
+        plain = {"square_weight": 0, "edge_weight": 0, "latent_penalty": 0, "latent_noise": 0.5}
+        objective, shown = autoencoder(home, **{**plain, **weights}), batch()
+        model = SimpleNamespace(
+            encoder=lambda pixels: torch.full((2, 4, 64, 64), 2.0),
+            decoder=lambda latents: seen.append(latents) or shown.pixels + off,
+        )
+        loss, figures = objective.loss(model, shown, seeded())
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        assert figures == pytest.approx({"psnr": 10 * np.log10(4 / 0.09), "latent_std": 2}, rel=1e-5)
+        assert (float(seen[0].mean()), float(seen[0].std())) == pytest.approx((2, 0.5), abs=0.01)
+
+    def test_errors_of_a_tenth_and_a_hundredth_of_the_range_are_20_and_40_decibels(self, home):
+        objective = autoencoder(home)
+        objective.held_out = torch.zeros(2, 3, 8, 8)
+        off = torch.tensor([0.2, 0.02])[:, None, None, None]
+        model = SimpleNamespace(encoder=lambda pixels: pixels, decoder=lambda latents: latents + off)
+        figures, _ = objective.validate(model)
+        mean = 10 * np.log10(2 / (0.1**2 + 0.01**2))
+        assert figures == pytest.approx({"psnr": 30, "psnr_of_mean_error": mean}, rel=1e-5)
+
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_what_is_exported_scales_its_latents_to_one_unless_they_stay_what_they_were(self, home, tmp_path, frozen):
+        objective = autoencoder(home, frozen_encoder=frozen)
+        objective.export(objective.model, tmp_path)
+        exported = AutoencoderDC.from_pretrained(tmp_path)
+        with torch.no_grad():
+            spread = float(exported.encode(objective.held_out).latent.std())
+        assert exported.config.scaling_factor == pytest.approx(0.7 if frozen else 1 / spread, rel=1e-4)
+        assert spread != pytest.approx(1 / 0.7, rel=0.1)
+
+
 class TestJudges:
     @pytest.fixture
     def objective(self, home):
@@ -370,26 +485,6 @@ class TestJudges:
 
 
 class TestDevices:
-    @pytest.fixture
-    def objectives(self, tiny, home):
-        """One of every kind that holds examples out."""
-        for part, kind in (("vae", tiny.autoencoder()), ("text_encoder", tiny.text_encoder())):
-            kind.save_pretrained(home / "parts" / part)
-        tiny.tokenizer().save_pretrained(home / "parts" / "tokenizer")
-        told = {"output_dir": home, "training": recipe(home).training, "validation_examples": 2}
-        data = recipe(home).data
-        base = BaseRecipe(
-            data=data, autoencoder=home / "parts" / "vae", text=home / "parts", scheduler={}, **told,
-            unet={"block_out_channels": [32], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
-        )  # fmt: skip
-        judges = JudgesRecipe(
-            data=data.model_copy(update={"reference": "drawing"}), judges={"widths": [16] * 4}, **told
-        )
-        return [
-            AutoencoderObjective(AutoencoderRecipe(data=data, initial_autoencoder=home / "parts" / "vae", **told), Scenes()),
-            BaseObjective(base, Scenes()), JudgesObjective(judges, Scenes()), JointObjective(recipe(home), Scenes()),
-        ]  # fmt: skip
-
     def test_a_batch_moves_as_a_whole(self):
         moved = batch().to(torch.device("meta"))
         tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
@@ -399,8 +494,15 @@ class TestDevices:
         assert not replace(batch(), conditioned=False).to(torch.device("meta")).conditioned
         assert replace(batch(), regions=None).to(torch.device("meta")).regions is None
 
-    def test_what_is_held_out_is_where_the_model_is(self, objectives):
-        for objective in objectives:
+    def test_what_is_held_out_is_where_the_model_is(self, home):
+        told = recipe(home)
+        judges = JudgesRecipe(
+            output_dir=home, data=told.data.model_copy(update={"reference": "drawing"}), judges={"widths": [16] * 4},
+            training=told.training, validation_examples=2,
+        )  # fmt: skip
+        for objective in (
+            autoencoder(home), base(home), JudgesObjective(judges, Scenes()), JointObjective(told, Scenes())
+        ):  # fmt: skip
             objective.prepare(torch.device("meta"))
             held = getattr(objective.held_out, "pixels", objective.held_out)
             assert held.device.type == "meta", type(objective)

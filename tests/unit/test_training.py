@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -48,6 +50,7 @@ class Denoising:
 
     def loss(self, model, batch, generator):
         self.losses += 1
+        self.autocast = torch.is_autocast_enabled("cpu")
         if self.losses == self.dies_at_loss:
             raise KeyboardInterrupt
         noise = torch.randn(batch.pixels.shape, generator=generator)
@@ -89,15 +92,26 @@ def log(folder):
 
 
 class TestLoop:
-    @pytest.mark.parametrize(("accumulated", "dies_at_loss"), [(1, 6), (2, 12), (2, 11), (2, 10)])
-    def test_a_killed_run_goes_on_as_if_it_had_not_been(self, tmp_path, accumulated, dies_at_loss):
-        settings = options(gradient_accumulation_steps=accumulated)
+    @pytest.fixture(autouse=True)
+    def _any_precision(self):
+        """Accelerate takes one for a process."""
+        AcceleratorState._reset_state()
+        yield
+        AcceleratorState._reset_state()
+
+    @pytest.mark.parametrize(
+        ("accumulated", "dies_at_loss", "more"),
+        [(1, 6, {"mixed_precision": "bf16", "dataloader_num_workers": 1}), (2, 12, {}), (2, 11, {}), (2, 10, {})],
+    )
+    def test_a_killed_run_goes_on_as_if_it_had_not_been(self, tmp_path, accumulated, dies_at_loss, more):
+        settings = options(gradient_accumulation_steps=accumulated, **more)
         whole = train(Denoising(), Pictures(), settings, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
             train(Denoising(dies_at_loss=dies_at_loss), Pictures(), settings, tmp_path / "killed")
         resumed = Denoising(seed=1)
         progress = train(resumed, Pictures(), settings, tmp_path / "killed")
         assert resumed.losses == (7 - 4) * accumulated
+        assert resumed.autocast == (settings.mixed_precision == "bf16")
         assert (progress.step, progress.examples) == (whole.step, whole.examples) == (7, 21 * accumulated)
         for name in ("model", "average", "optimizer"):
             one, other = (
@@ -174,6 +188,52 @@ class TestLoop:
         for name, tensor in one.items():
             torch.testing.assert_close(tensor, other[name])
 
+    def test_a_step_is_that_of_adamw_on_the_clipped_gradient(self, tmp_path):
+        """The first gradient is too long; the second is not, and stays as it is."""
+
+        class Linear(Denoising):
+            def __init__(self):
+                self.model = nn.Linear(3, 2).double()
+                self.scales = iter([1.0, 0.1, 3.0])
+
+            def parameter_groups(self):
+                return [{"params": list(self.model.parameters())}]
+
+            def loss(self, model, batch, generator):
+                inputs.append(batch.pixels[:, :, 0, 0].double())
+                scales.append(next(self.scales))
+                return scales[-1] * (model(inputs[-1]) - 3).square().sum(dim=1).mean(), {}
+
+            def export(self, model, folder):
+                pass
+
+        inputs, scales, objective = [], [], Linear()
+        weights = {name: weight.detach().numpy().copy() for name, weight in objective.model.named_parameters()}
+        settings = options(
+            max_train_steps=3, lr_warmup_steps=2, lr_decay_steps=1, adam_beta2=0.8, adam_weight_decay=0.5,
+            max_grad_norm=2.0,
+        )  # fmt: skip
+        train(objective, Pictures(), settings, tmp_path)
+        first = second = {"weight": 0.0, "bias": 0.0}
+        norms, rates = [], [0.005, 0.01, 0.01]
+        for step, (shown, scale, rate) in enumerate(zip(inputs, scales, rates, strict=True), start=1):
+            shown = shown.numpy()
+            error = 2 * scale * (shown @ weights["weight"].T + weights["bias"] - 3) / len(shown)
+            gradients = {"weight": error.T @ shown, "bias": error.sum(axis=0)}
+            norms.append(np.sqrt(sum((gradient**2).sum() for gradient in gradients.values())))
+            shrunk = {name: gradient * min(1, 2.0 / norms[-1]) for name, gradient in gradients.items()}
+            first = {name: 0.9 * first[name] + 0.1 * gradient for name, gradient in shrunk.items()}
+            second = {name: 0.8 * second[name] + 0.2 * gradient**2 for name, gradient in shrunk.items()}
+            for name in weights:
+                size = np.sqrt(second[name] / (1 - 0.8**step)) + 1e-8
+                weights[name] = (1 - rate * 0.5) * weights[name] - rate * first[name] / (1 - 0.9**step) / size
+        assert norms[0] > 2.0 > norms[1]
+        for name, weight in objective.model.named_parameters():
+            np.testing.assert_allclose(weight.detach().numpy(), weights[name], rtol=1e-6)
+        told = [line for line in log(tmp_path) if "loss" in line]
+        assert [line["grad_norm"] for line in told] == pytest.approx(norms)
+        assert [line["learning_rate"] for line in told] == pytest.approx(rates)
+
     def test_frozen_weights_stay_and_all_others_move(self, tmp_path):
         objective = Denoising()
         before = {name: weight.clone() for name, weight in objective.model.named_parameters()}
@@ -214,6 +274,35 @@ class TestLoop:
         train(Watching(), Pictures(), options(gradient_accumulation_steps=2), tmp_path)
         assert [caption for batch in seen for caption in batch[:-1]] == [f"picture {number}" for number in range(42)]
         assert len({noise for *_, noise in seen}) == len(seen) == 14
+
+    @pytest.mark.parametrize("first_batch", [0, 3])
+    def test_processes_share_the_examples_among_them(self, first_batch):
+        one, other = (list(islice(loop._numbers(first_batch, 4, process, 2), 5)) for process in (0, 1))
+        assert {len(batch) for batch in one + other} == {4}
+        assert sorted(number for batch in one + other for number in batch) == list(
+            range(first_batch * 8, first_batch * 8 + 40)
+        )
+
+    @pytest.mark.parametrize("before", [True, False])
+    def test_how_attention_is_computed_is_changed_for_the_steps_alone(self, tmp_path, before):
+        class Dying(Denoising):
+            def loss(self, model, batch, generator):
+                inside.append(ways())
+                raise KeyboardInterrupt
+
+        def ways():
+            """Switches of every device, whatever their names."""
+            return backends.fp16_bf16_reduction_math_sdp_allowed(), backends.flash_sdp_enabled()
+
+        backends, inside = torch.backends.cuda, []
+        found = ways()
+        try:
+            backends.allow_fp16_bf16_reduction_math_sdp(before)
+            with pytest.raises(KeyboardInterrupt):
+                train(Dying(), Pictures(), options(), tmp_path)
+            assert (inside, ways()) == ([(True, False)], (before, found[1]))
+        finally:
+            backends.allow_fp16_bf16_reduction_math_sdp(found[0])
 
     def test_every_batch_has_noise_of_its_own(self):
         draws = {
@@ -472,6 +561,17 @@ class TestDiffusion:
         assert torch.equal(one.noisy, other.noisy)
         assert not torch.equal(one.timesteps, third.timesteps)
         assert 0 <= one.timesteps.min() < 200 < 800 < one.timesteps.max() < 1000
+
+    @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+    def test_a_shift_draws_noisy_timesteps_more_often(self, shift):
+        """Below the share x of the schedule lie x / (s - (s - 1) x) of them."""
+        clean = torch.zeros(40000, 1, 1, 1)
+        drawn = draw_noisy(
+            clean, self.scheduler("epsilon"), torch.Generator().manual_seed(0), timestep_shift=shift
+        ).timesteps
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+            below = share / (shift - (shift - 1) * share)
+            assert float((drawn < 1000 * share).float().mean()) == pytest.approx(below, abs=0.01)
 
     def test_the_error_is_each_samples_own_mean_square(self):
         batch = make_noisy(torch.zeros(3, 1, 2, 2), self.scheduler("sample"), self.TIMESTEPS, torch.zeros(3, 1, 2, 2))

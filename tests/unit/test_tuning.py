@@ -137,6 +137,21 @@ def test_the_subject_is_learned(tiny, picture, tmp_path):
     assert errors[1] < 0.9 * errors[0]
 
 
+@pytest.mark.parametrize(
+    ("pictures", "expected", "figures"),
+    [(2, (1 + 9) / 2 + 3 * (4 + 16) / 2, {"loss/subject": 5}), (0, (1 + 4 + 9 + 16) / 4, {})],
+)
+def test_errors_on_the_class_count_as_much_as_is_said(tiny, picture, pictures, expected, figures):
+    """Example n of a batch, from 1, is off by n, and the class is at the even ones."""
+    told = recipe("dreambooth").model_copy(update={"prior_weight": 3.0, "prior_pictures": pictures})
+    objective = TuningObjective(tiny.pipeline(), told, picture, "dog")
+    batch = collate([TuningSource(picture, "red dog", "dog", [picture], seed=0)[number] for number in range(4)])
+    off = torch.arange(1.0, 5.0)[:, None, None, None]
+    loss, found = objective.loss(lambda noisy, text: noisy.target + off, batch, torch.Generator().manual_seed(0))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(figures, rel=1e-5)
+
+
 def test_a_killed_tuning_goes_on_as_if_it_had_not_been(tiny, picture, tmp_path, monkeypatch):
     """Nothing is dropped out of the text encoder, and the base's pictures of the class are the same again.
 

@@ -216,7 +216,10 @@ def download(icon_set: IconSet, registry: str) -> bytes:
 def svgs(archive: bytes, names: Sequence[str]) -> Iterator[str]:
     """Yield the named icons of an icon set's package as SVG documents, in the given order."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as package:
-        member = package.extractfile("package/icons.json")
+        try:
+            member = package.extractfile("package/icons.json")
+        except KeyError:
+            member = None
         if member is None:
             raise InputError("the package holds no icons.json; it is not an Iconify icon set")
         icons = json.load(member)
