@@ -7,7 +7,6 @@ import importlib.util
 import os
 import random
 import time
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,16 @@ from realcustom.loading import model_hash, part_folder, resolve
 from realcustom.options import parse_options
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
-from realcustom.provenance import Call, Dtype, PictureSettings, Provenance, Sources, likeness_hash, picture_hash
+from realcustom.provenance import (
+    Call,
+    Dtype,
+    PictureSettings,
+    Provenance,
+    Sources,
+    dtype_of,
+    likeness_hash,
+    picture_hash,
+)
 from realcustom.report import Report, SubjectMasks
 from realcustom.settings import RunSettings
 from realcustom.subject import Likeness, Subject
@@ -91,7 +99,7 @@ class Painter:
     @property
     def dtype(self) -> Dtype:
         """Of the model's numbers."""
-        return typing.cast(Dtype, str(self.pipeline.unet.dtype).removeprefix("torch."))
+        return dtype_of(self.pipeline)
 
     @classmethod
     def load(
@@ -154,7 +162,6 @@ class Painter:
         Raises:
             InputError: they cannot be used, or the prompt does not say the word.
         """
-        take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
         self._settled(settings)
         check_numbers({"subject_scale": settings.subject_scale})
         sampler = (settings.scheduler, settings.num_inference_steps)
@@ -180,6 +187,8 @@ class Painter:
         return unread_settings(self.pipeline, self._settled(settings), evaluations, instead)
 
     def _settled(self, settings: PictureSettings) -> RunSettings:
+        """Return how a call with these is run, by their scheduler, which the pipeline has from here on."""
+        take_scheduler(self.pipeline, settings.scheduler, self._own_scheduler)
         apart = {"prompt", "negative_prompt", "scheduler", *_OF_SUBJECTS, *_PER_PICTURE}
         return self.pipeline.settled(**settings.model_dump(exclude=apart))
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
+from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BeforeValidator, Field, NonNegativeInt, model_validator
@@ -214,6 +215,11 @@ def read_provenance(path: Path) -> Provenance:
     except (ValueError, RecursionError) as error:
         raise InputError(f"what {path} says of how it was made is no JSON: {error}") from error
     return parse_options(Provenance, values, f"what {path} says of how it was made")
+
+
+def dtype_of(pipeline: DiffusionPipeline) -> Dtype:
+    """Return the name of the type of a pipeline's numbers."""
+    return cast(Dtype, str(pipeline.unet.dtype).removeprefix("torch."))
 
 
 def likeness_hash(likeness: Likeness) -> str:

@@ -13,6 +13,7 @@ from realcustom.errors import InputError
 from realcustom.files import read_json, write_whole
 from realcustom.loading import model_hash
 from realcustom.pipeline import RealCustomPipeline
+from realcustom.provenance import dtype_of
 from realcustom.settings import Form, FrozenAfter, MaskSource
 
 _DROPPED = {"batch_size"}
@@ -71,7 +72,7 @@ def describe_run(pipeline: RealCustomPipeline, settings: Settings, **work: Any) 
     schedule = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         "model": model_hash(pipeline),
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "dtype": dtype_of(pipeline),
         **work,
         "scheduler": type(pipeline.scheduler).__name__,
         "schedule": schedule,
