@@ -2,17 +2,20 @@
 
     python benchmarks/ablations.py [TABLE ...] [--subjects 10] [--prompts 10] [--seeds 1] [--output runs/ablations]
 
-Every row of a table is the model as it ships but for what it says; the first one is the model itself. Prints Markdown tables
-with means and 95 % intervals over subjects, and writes every single score beside the pictures. Pictures that are there are
-kept. `realcustom compare` takes the folders of the rows, too.
+Every row of a table is the model as it ships but for what it says; the first one is the model itself. The table "words" asks
+for the subject in a place and nothing else, by one word or another. Prints Markdown tables with means and 95 % intervals over
+subjects, and writes every single score beside the pictures. Pictures that are there are kept.
+`realcustom compare` takes the folders of the rows, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from realcustom import RealCustomPipeline
+from realcustom.data.stickers.captions import with_article
 from realcustom.data.stickers.drawings import DrawingStore
-from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import UNBOUNDED, Customized, in_batches
 from realcustom.evaluation.output import Settings, write_lines
@@ -51,6 +55,8 @@ class Variant:
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     change: Callable[[RealCustomPipeline], None] | None = None
+    word: Callable[[StickerBench, Item], str] | None = None
+    """What an item's subject is called; the list is then that of its places alone."""
 
 
 def _scoring(share: float | None) -> Callable[[RealCustomPipeline], None]:
@@ -79,14 +85,34 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
     return {f"{name} {value}{said}": Variant({name: value, **fixed}) for value in values}
 
 
+def _called(bench: StickerBench, word: Callable[[StickerBench, Item], str]) -> StickerBench:
+    """Return the items of a list that ask for a subject in a place and nothing else, with another word for the subject."""
+    called = copy.copy(bench)
+    called.items = []
+    for item in bench.items:
+        if item.family in ("scene", "general"):
+            old, new = item.example.word, word(bench, item)
+            caption = item.example.caption.replace(with_article(old), with_article(new))
+            called.items.append(replace(item, example=replace(item.example, caption=caption, word=new)))
+    return called
+
+
+def _kind(bench: StickerBench, item: Item) -> str:
+    return next(drawing.kind for drawing in bench.store.drawings if drawing.identity == item.subject)
+
+
+MODEL = {"the model": Variant()}
+
 TABLES: dict[str, dict[str, Variant]] = {
     "scope": {
+        **MODEL,
         **_values("mask_scope", 0.1, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0, final_mask_scope=1.0),
         **_values("final_mask_scope", 0.25, 0.5),
         "soft mask": Variant({"mask_binary": False}),
         "soft mask, mask_scope 0.25": Variant({"mask_binary": False, "mask_scope": 0.25, "final_mask_scope": 1.0}),
     },
     "scoring": {
+        **MODEL,
         "no scoring": Variant({}, _scoring(None)),
         **_values("token_ratio", 0.9, 0.8, 0.7, 0.5),
         "token_ratio 0.7, by the text alone": Variant({"token_ratio": 0.7}, _scoring(0.0)),
@@ -94,6 +120,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "token_ratio 0.7, plain mean of both": Variant({"token_ratio": 0.7}, _scoring(0.5)),
     },
     "mask": {
+        **MODEL,
         "no mask": Variant(UNBOUNDED),
         "no places": Variant({}, _without_places),
         "no places, no mask": Variant(UNBOUNDED, _without_places),
@@ -107,15 +134,24 @@ TABLES: dict[str, dict[str, Variant]] = {
         "direct guidance, mask_source generation": Variant({"guidance": "direct", "mask_source": "generation"}),
     },
     "guidance": {
+        **MODEL,
         **_values("subject_guidance_scale", 1.5, 2.5, 5.0, 7.0),
         **_values("guidance_scale", 1.5, 4.0, 6.0),
         **_values("subject_scale", 0.6, 0.8, 1.2),
     },
     "steps": {
+        **MODEL,
         **_values("num_inference_steps", 8, 10, 25),
         "DDIM": Variant({}, _scheduler("DDIM")),
         "Euler": Variant({}, _scheduler("Euler")),
         "UniPC": Variant({}, _scheduler("UniPC")),
+    },
+    "words": {
+        "its noun": Variant(word=lambda _, item: item.example.facts["noun"]),
+        "its kind (animal, food, ...)": Variant(word=_kind),
+        "thing": Variant(word=lambda *_: "thing"),
+        "toy": Variant(word=lambda *_: "toy"),
+        "the noun of another subject": Variant(word=lambda bench, item: bench.other(item).example.facts["noun"]),
     },
 }
 
@@ -135,14 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     store, judges = DrawingStore.load(options.drawings), load_strictly(Judges, SHIPPED)
     side = RealCustomPipeline.from_pretrained(options.model).side
-    bench = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds, side)
+    whole = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds, side)
 
     def measured(name: str, variant: Variant) -> Mapping[str, Any]:
         pipeline = RealCustomPipeline.from_pretrained(options.model)
         pipeline.set_progress_bar_config(disable=True)
         if variant.change is not None:
             variant.change(pipeline)
-        folder = options.output / name.replace(" ", "-").replace(",", "")
+        bench = whole if variant.word is None else _called(whole, variant.word)
+        folder = options.output / re.sub(r"[^\w.]+", "-", name).strip("-.")
         method, settings = Customized(pipeline), Settings(**variant.settings)
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
@@ -152,10 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         return report["rows"]["subject"]
 
-    model = measured("the model", Variant())
     for table in options.tables or TABLES:
         print(f"\n| {table} | {' | '.join(FIGURES)} |\n|{'---|' * (len(FIGURES) + 1)}")
-        print(_line("the model", model), flush=True)
         for name, variant in TABLES[table].items():
             print(_line(name, measured(name, variant)), flush=True)
 

@@ -17,7 +17,8 @@ from realcustom.evaluation.ranking import Merit, asked, best, merits
 @pytest.fixture(scope="module")
 def judges():
     places = [place.name for place in PLACES]
-    return Judges(places, ["robot"], list(HUES), worn=["glasses", "top hat"], widths=[16] * 4, identity_dim=8)
+    known = {"worn": ["glasses", "top hat"], "beside": ["car", "top hat"]}
+    return Judges(places, ["robot", "car", "top hat"], list(HUES), **known, widths=[16] * 4, identity_dim=8)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,18 @@ def judges():
         ("a robot with a top hat in space", {"place": "space", "worn": "top hat"}),
         ("a robot with a top hat and glasses", {}),
         ("a bored robot in a spaceship", {}),
+        ("a robot next to a car in space", {"place": "space", "beside": "car"}),
+        ("a robot and the Car", {"beside": "car"}),
+        ("a robot beside a top hat", {"beside": "top hat"}),
+        ("a blue robot next to a red car", {"colour": "blue", "beside": "car"}),
+        ("a robot next to a red car", {"beside": "car"}),
+        ("a robot in a car", {}),
+        ("a robot and a robot-car", {}),
+        ("a robot and a car and a top hat", {}),
+        ("a robot with a top hat next to a car", {"worn": "top hat", "beside": "car"}),
     ],
 )
-def test_what_a_prompt_asks_for_is_its_place_one_colour_and_one_thing_worn(judges, prompt, found):
+def test_what_a_prompt_asks_for_is_its_place_one_colour_one_thing_worn_and_one_beside(judges, prompt, found):
     assert asked(prompt, judges) == found
 
 

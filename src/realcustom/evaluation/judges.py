@@ -124,7 +124,8 @@ class Judges(ModelMixin, ConfigMixin):
         nouns = self.describe(pixels, region)["noun"]
         known = [self.labels["noun"].index(noun) for noun in self.labels["beside"][1:]]
         there = region.flatten(1).any(dim=1, keepdim=True)
-        return torch.cat([torch.where(there, -torch.inf, torch.inf), nouns[:, known]], dim=1)
+        nothing = torch.where(there, -torch.inf, torch.finfo(nouns.dtype).max)  # of infinity a softmax would be nan
+        return torch.cat([nothing, nouns[:, known]], dim=1)
 
 
 def subject_crops(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,25 +33,37 @@ class Merit:
 
 
 def asked(prompt: str, judges: Judges) -> dict[str, str]:
-    """Return what a prompt asks for that the judges can see, by the names of their labels: place, colour and what is worn."""
+    """Return what a prompt asks for that the judges can see, by the names of their labels.
+
+    These are its place, its subject's colour, what that wears and what is beside it; where it says several, none of them.
+    """
     found, rest = {}, prompt.lower()
     # A colour's name alone, as in "a red robot", says nothing of the place.
     named = [(place.name, place.name) for place in PLACES if place.name not in COLOURS]
     phrases = [*named, *((phrase, place.name) for place in PLACES for phrase in place.phrases)]
     for phrase, name in sorted(phrases, key=lambda one: -len(one[0])):
-        if name in judges.labels["place"] and _says(rest, phrase):
+        if name in judges.labels["place"] and _said(rest, [phrase]):
             found["place"] = name
             rest = rest.replace(phrase, " ")  # "on a red background" says nothing of the subject's colour
             break
-    for kind in ("worn", "colour"):
-        known = [label for label in judges.labels.get(kind, ()) if label and _says(rest, label)]
-        if len(known) == 1:
-            found[kind] = known[0]
-    return found
+    beside = _said(rest, judges.labels.get("beside", ()), _BESIDE)
+    for label in beside:  # it is not worn, and its colour is its own
+        rest = re.sub(_pattern(label, _BESIDE), " ", rest)
+    worn, colour = (_said(rest, judges.labels.get(kind, ())) for kind in ("worn", "colour"))
+    said = {"beside": beside, "worn": worn, "colour": colour}
+    return found | {kind: labels[0] for kind, labels in said.items() if len(labels) == 1}
 
 
-def _says(prompt: str, phrase: str) -> bool:
-    return re.search(rf"\b{re.escape(phrase.lower())}\b", prompt) is not None
+_BESIDE = rf"(?:and|beside|next to) (?:an? |the )(?:(?:{'|'.join(COLOURS)}) )?"
+"""What comes before the name of a second thing."""
+
+
+def _pattern(words: str, before: str = "") -> str:
+    return rf"\b{before}{re.escape(words.lower())}(?![\w-])"
+
+
+def _said(prompt: str, labels: Iterable[str], before: str = "") -> list[str]:
+    return [label for label in labels if label and re.search(_pattern(label, before), prompt)]
 
 
 @torch.no_grad()
