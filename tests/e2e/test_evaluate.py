@@ -77,7 +77,10 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         (("--seeds", "-1"), "--seeds must be at least 1, but is -1"),
         (("--split", "test", "--subset"), "--split, --subset can be used with stickers only"),
         (("--benchmark", "stickers", "--clip", "x"), "--clip can be used with benchmarks of photographs only"),
-        (("--subjects", "1"), "--photographs, --subjects and --prompts are for dreambench"),
+        (("--only", "1"), "--photographs, --only and --prompts are for dreambench"),
+        (("--subjects", "1"), "--subjects can be used with stickers only"),
+        (("--benchmark", "stickers", "--only", "cat"), "--only can be used with benchmarks of photographs only"),
+        (("--benchmark", "stickers", "--subjects", "0"), "--subjects must be at least 1, but is 0"),
         (("--benchmark", "dreambench"), "DreamBench needs its photographs: --photographs FOLDER"),
         (("--method", "dreambooht"), "but dreambooht is no file"),
         (
@@ -105,7 +108,7 @@ def test_a_recipe_of_tuning_is_refused_where_two_subjects_are_shown(evaluate, su
         shutil.copy(subject, folder / f"{number:02d}.png")
     Path("recipe.yaml").write_text("phrase: new word")
     code, said = evaluate(
-        "--benchmark", "dreambench-pairs", "--photographs", "photographs", "--subjects", "dog+dog2", "--method", "recipe.yaml"
+        "--benchmark", "dreambench-pairs", "--photographs", "photographs", "--only", "dog+dog2", "--method", "recipe.yaml"
     )  # fmt: skip
     assert (code, "a recipe of tuning learns one subject" in said.err) == (2, True)
 

@@ -161,6 +161,8 @@ def test_judges_are_trained_and_used(home, capsys):
     assert "4 pictures of 2 subjects" in capsys.readouterr().out
     assert main(["data", "bench", str(work), *size]) == 2
     assert "is there already" in capsys.readouterr().err
+    assert main(["data", "bench", str(home / "of-one"), *size, "--subjects", "1"]) == 0
+    assert "2 pictures of 1 subjects" in capsys.readouterr().out
     theirs = home / "theirs"
     theirs.mkdir()
     for line in (work / "requests.jsonl").read_text().splitlines():

@@ -171,6 +171,9 @@ class TestBench:
     def test_a_list_that_cannot_be_is_refused(self, store):
         with pytest.raises(InputError, match="none of these 11 drawings is of the test split"):
             StickerBench(store, "test")
+        for subjects in (0, 65):
+            with pytest.raises(InputError, match=f"1 to 64 subjects, not {subjects}"):
+                StickerBench(store, "validation", subjects=subjects, side=32)
         with pytest.raises(InputError, match="1 to 20 sentences about each subject, not 21"):
             StickerBench(store, "validation", prompts=21)
         for seeds in (0, 3):

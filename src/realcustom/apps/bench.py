@@ -29,7 +29,7 @@ def work_list(options: argparse.Namespace, store: DrawingStore, side: int = SIDE
     """
     whole = {"subjects": SUBJECTS, "prompts": len(SENTENCES), "seeds": SEEDS}
     size = {**whole, **(SUBSET if options.subset else {})}
-    size |= {name: getattr(options, name) for name in ("prompts", "seeds") if getattr(options, name) is not None}
+    size |= {name: getattr(options, name) for name in size if getattr(options, name) is not None}
     return StickerBench(store, options.split or "validation", **size, side=side)
 
 

@@ -509,7 +509,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         epilog=_examples(
             "evaluate --output runs/evaluation",
             "evaluate --output runs/first-look --subset --rows subject",
-            "evaluate --benchmark dreambench --photographs dreambooth/dataset --subjects cat can --output runs/dreambench",
+            "evaluate --benchmark dreambench --photographs dreambooth/dataset --only cat can --output runs/dreambench",
         ),
         formatter_class=_Help,
     )
@@ -539,7 +539,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--pictures", type=_file, metavar="FOLDER",
         help="measure these pictures, of photographs SUBJECT/PROMPT-SEED.png, of stickers NUMBER.png, and make none",
     )  # fmt: skip
-    add("--subjects", nargs="+", metavar="NAME", help="of dreambench: only these; pairs are written cat+dog")
+    add("--only", nargs="+", metavar="NAME", help="of dreambench: only these subjects; pairs are written cat+dog")
     for name, told in (("clip", "CLIP"), ("dino", "DINO"), ("segmenter", "CLIPSeg")):
         add(
             f"--{name}", metavar="NAME",
@@ -601,6 +601,7 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
         "--subset", action="store_true", default=None,
         help="of stickers: 10 of 64 subjects, 10 of 20 sentences and one picture of each instead of two",
     )  # fmt: skip
+    add("--subjects", type=int, metavar="N", help="of stickers: only the first N subjects of the split")
     add("--prompts", type=int, metavar="N", help="only N sentences about each subject: the first of dreambench's 25")
     add("--seeds", type=int, metavar="N", help="how many pictures of each sentence; 2 of stickers, 4 of photographs")
 

@@ -61,7 +61,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.pictures is not None:
         unread = (*_OF_RUNS, "device") if options.benchmark == "stickers" else _OF_RUNS
         _refuse_beside(options, "--pictures, which makes none", unread)
-    for name in ("batch_size", "prompts", "seeds"):
+    for name in ("batch_size", "subjects", "prompts", "seeds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(options, name)}")
     if options.benchmark == "stickers":
@@ -72,9 +72,9 @@ def evaluate(options: argparse.Namespace) -> None:
         _evaluate_photographs(options)
 
 
-_OF_STICKERS = ("split", "subset", "rows", "drawings", "judges")
+_OF_STICKERS = ("split", "subset", "subjects", "rows", "drawings", "judges")
 _ENCODERS = ("clip", "dino", "segmenter", "image_reward", "lpips")
-_OF_PHOTOGRAPHS = ("photographs", "subjects", *_ENCODERS)
+_OF_PHOTOGRAPHS = ("photographs", "only", *_ENCODERS)
 """Options that only one kind of benchmark knows."""
 
 
@@ -258,8 +258,8 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     """Return the work list that the options name."""
     seeds = options.seeds or dreambench.SEEDS
     if options.benchmark not in ("dreambench", "dreambench-pairs"):
-        if options.photographs is not None or options.subjects is not None or options.prompts is not None:
-            raise InputError("--photographs, --subjects and --prompts are for dreambench; a folder lists its own")
+        if options.photographs is not None or options.only is not None or options.prompts is not None:
+            raise InputError("--photographs, --only and --prompts are for dreambench; a folder lists its own")
         return listed_cases(Path(options.benchmark), seeds)
     if options.photographs is None:
         raise InputError(
@@ -268,7 +268,7 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     return dreambench_cases(
         options.photographs,
         pairs=options.benchmark == "dreambench-pairs",
-        subjects=options.subjects,
+        subjects=options.only,
         prompts=options.prompts or dreambench.SENTENCES,
         seeds=seeds,
     )

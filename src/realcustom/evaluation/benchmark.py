@@ -112,13 +112,13 @@ class StickerBench:
     Args:
         store: all prepared drawings.
         split: "validation", for every choice, or "test", which is scored once for a model card.
-        subjects: how many subjects at most; a smaller number is a beginning of a larger one, as with the next two.
+        subjects: how many subjects, of as many as there are; a smaller number is a beginning of a larger one, as with the next two.
         prompts: how many sentences about each.
         seeds: how many pictures of each sentence.
         side: of the pictures, in pixels: that of the model which is measured.
 
     Raises:
-        InputError: there are no subjects, or not as many sentences or seeds.
+        InputError: there are no subjects, or not as many subjects, sentences or seeds as asked for.
     """
 
     def __init__(
@@ -135,6 +135,7 @@ class StickerBench:
         if not rows:
             raise InputError(f"none of these {len(store)} drawings is of the {split} split and has a colour of its own")
         for asked, most, what in (
+            (subjects, SUBJECTS, "subjects"),
             (prompts, len(SENTENCES), "sentences about each subject"),
             (seeds, SEEDS, "seeds of each"),
         ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 _TEMPLATES = (
@@ -41,6 +43,11 @@ _SINGULAR_IN_S = {
     "octopus",
     "trolleybus",
 }
+
+
+def connecting_words() -> str:
+    """Return what a caption says beside names and phrases."""
+    return f"a an wearing and next to {re.sub(r'{.*?}', '', ' '.join(_TEMPLATES))}"
 
 
 def takes_article(words: str) -> bool:

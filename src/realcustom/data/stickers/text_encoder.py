@@ -6,17 +6,30 @@ sentences; its first ones suffice to tell words apart in their context, and let 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BertModel, BertTokenizerFast
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, BertModel, BertTokenizerFast, PreTrainedTokenizerBase
 
 from realcustom.data.stickers.backgrounds import PLACES
-from realcustom.data.stickers.drawings import vocabulary
+from realcustom.data.stickers.captions import connecting_words
+from realcustom.data.stickers.drawings import synonyms, vocabulary
+from realcustom.data.stickers.scenes import HUES, POSITIONS
+
+NEAR = 0.7
+"""Cosine from which on a word that no caption says is read as one that captions do say.
+
+Of 46 words for what things are like or do ("happy", "huge", "walking"), three lie above, which say the same as a name
+("drinking").
+"""
 
 
 def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, max_tokens: int) -> None:
-    """Cut a BERT encoder down and write `text_encoder` and `tokenizer` into `folder`.
+    """Cut a BERT encoder down, let it read words that captions never say as near ones, and write both its parts into `folder`.
 
     Args:
         source: folder or hub id of the encoder, for example "sentence-transformers/all-MiniLM-L6-v2".
@@ -58,5 +71,80 @@ def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, 
     model.embeddings.register_buffer("position_ids", torch.arange(max_tokens)[None], persistent=False)
     model.embeddings.register_buffer("token_type_ids", torch.zeros(1, max_tokens, dtype=torch.long), persistent=False)
     model.config.max_position_embeddings = max_tokens
+    read_as_nearest(model, smaller, said=everything_said(), names=names_said(), near=NEAR)
     model.half().save_pretrained(folder / "text_encoder")
     smaller.save_pretrained(folder / "tokenizer")
+
+
+def names_said() -> set[str]:
+    """Return the nouns and kinds that captions of training say, but for those that mean something else more often."""
+    names = {name for drawing in vocabulary() if not drawing.held_out for name in (drawing.noun, drawing.kind)}
+    return names - {"can", "chick", "fly", "turkey"}
+
+
+def everything_said() -> set[str]:
+    """Return all words that captions of training are made of, and the nouns that are held out.
+
+    These are to show what a noun is worth that nobody was told, so they must stay what they are.
+    """
+    names = {name for drawing in vocabulary() for name in (drawing.noun, drawing.kind)}
+    others = {name for names in synonyms().values() for name in names}
+    phrases = {phrase for place in PLACES for phrase in place.phrases} | {phrase for phrase, _, _ in POSITIONS.values()}
+    return names | others | phrases | set(HUES) | {"thing", connecting_words()}
+
+
+@torch.no_grad()
+def read_as_nearest(
+    encoder: BertModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    said: Collection[str],
+    names: Collection[str],
+    near: float,
+) -> dict[str, str]:
+    """Give words that are never said the vectors of the nearest names that are: "puppy" that of "dog".
+
+    A base that learned from captions knows the words that they say. Another word is a state like any other to it, however
+    near to a known one, and is drawn as something in between. What is said is read as before, to the last bit.
+
+    Args:
+        encoder: whose word vectors are changed, of words that are one piece; forms of verbs are left alone.
+        tokenizer: of the encoder.
+        said: all that captions say.
+        names: of these, the names of things.
+        near: cosine of two words' states in one sentence from which on one is read as the other.
+
+    Returns:
+        for each word that was changed the name as which it is read.
+    """
+    heard = {number for words in said for number in tokenizer(words).input_ids}
+    pieces = tokenizer.get_vocab()
+    known = sorted(name for name in names if name in pieces)
+    new = sorted(
+        word
+        for word, number in pieces.items()
+        if number not in heard and re.fullmatch(r"[a-z]{3,}", word) and not word.endswith(("ed", "ing"))
+    )
+    if not known or not new:
+        return {}
+    numbers = {
+        which: torch.tensor([pieces[word] for word in words]) for which, words in (("known", known), ("new", new))
+    }
+    states = {which: F.normalize(_states_in_sentence(encoder, tokenizer, own), dim=1) for which, own in numbers.items()}
+    cosines, nearest = (states["new"] @ states["known"].T).max(dim=1)
+    changed = cosines >= near
+    vectors = encoder.get_input_embeddings().weight
+    vectors[numbers["new"][changed]] = vectors[numbers["known"][nearest[changed]]]
+    return {new[place]: known[int(nearest[place])] for place in changed.nonzero()[:, 0].tolist()}
+
+
+def _states_in_sentence(encoder: BertModel, tokenizer: PreTrainedTokenizerBase, pieces: Tensor) -> Tensor:
+    """Return the state of each of some word pieces in one and the same sentence, `[n, width]`."""
+    sentence = torch.tensor(tokenizer("a [MASK] on the beach").input_ids)
+    place = int((sentence == tokenizer.mask_token_id).nonzero())
+    states = []
+    for some in pieces.split(256):
+        sentences = sentence.repeat(len(some), 1)
+        sentences[:, place] = some
+        states.append(encoder(sentences).last_hidden_state[:, place])
+    return torch.cat(states)
