@@ -112,7 +112,7 @@ class StickerBench:
     Args:
         store: all prepared drawings.
         split: "validation", for every choice, or "test", which is scored once for a model card.
-        subjects: how many subjects, of as many as there are; a smaller number is a beginning of a larger one, as with the next two.
+        subjects: how many, of as many as there are; a smaller number is a beginning of a larger one, as with the next two.
         prompts: how many sentences about each.
         seeds: how many pictures of each sentence.
         side: of the pictures, in pixels: that of the model which is measured.
