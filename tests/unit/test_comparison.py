@@ -123,7 +123,7 @@ def test_better_lies_above_and_to_the_right():
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn))
     assert x2 > x1
     assert y2 < y1
-    assert drawn.count("<path") == 1  # one interval is known
+    assert drawn.count('stroke-opacity=".3"') == 1  # one interval is known
     assert scatter([], "x", "y") == ""
 
 
@@ -132,12 +132,17 @@ def test_a_curve_goes_by_its_numbers():
     assert [point.name for point in points_of(rows, "x", "y")] == ["steps 8", "steps 10", "steps 25", "other"]
 
 
-def test_of_a_long_curve_the_ends_are_named():
-    points = [Point(f"scale {number}", [number / 10], [number / 10], "scale") for number in (1, 2, 3)]
-    named = re.findall(r">(scale \d)</text>", scatter(points, "x", "y"))
-    assert named == ["scale 1", "scale 3"]
-    assert ">scale 2</title>" in scatter(points, "x", "y")
-    assert len(re.findall(r">scale \d</text>", scatter(points[:2], "x", "y"))) == 2
+def test_a_curve_is_named_once_and_its_points_by_the_numbers_that_differ():
+    names = ["mask 0.1, then 0.5", "mask 0.2, then 0.5", "scale 1.0", "scale 0.6", "seed 3"]
+    points = points_of({name: {"x": [0.1], "y": [0.2]} for name in names}, "x", "y")
+    assert {(point.name, point.curve, point.mark) for point in points} == {
+        ("mask 0.1, then 0.5", "mask , then 0.5", "0.1"), ("mask 0.2, then 0.5", "mask , then 0.5", "0.2"),
+        ("scale 0.6", "scale", "0.6"), ("scale 1.0", "scale", "1.0"), ("seed 3", "seed 3", ""),
+    }  # fmt: skip
+    drawn = scatter(points, "x", "y")
+    assert [drawn.count(f">{told}</text>") for told in ("scale", "seed 3", "0.6", "1.0")] == [1, 1, 1, 1]
+    assert drawn.count("<polyline") == 2
+    assert ">scale 0.6</title>" in drawn
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_of_a_long_curve_the_ends_are_named():
 )
 def test_axes_are_marked_at_round_values(ends, expected):
     drawn = scatter([Point("a", [ends[0]], [0.3], "a"), Point("b", [ends[1]], [0.3], "b")], "x", "y")
-    assert re.findall(r'y="334">(\d\.\d+)</text>', drawn) == expected
+    assert re.findall(r'y="354">(\d\.\d+)</text>', drawn) == expected
 
 
 def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_path, capsys):

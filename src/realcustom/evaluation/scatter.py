@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BELOW = 560, 360, 52, 46
+WIDTH, HEIGHT, LEFT, BELOW, LEGEND = 720, 380, 52, 46, 210
 COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#5c940d", "#495057")
 
 
@@ -25,23 +25,37 @@ class Point:
     """Mean, or mean, low and high."""
     similarity: Sequence[float]
     curve: str
-    """Points of one curve are joined in their order and have one colour; of more than two, the first and the last are named."""
+    """Points of one curve are joined in their order and have one colour; the legend says its name."""
+    mark: str = ""
+    """What is written at the point: where on its curve it is."""
 
 
 def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
     """Return a point for each of the rows that has both figures.
 
-    Those whose names differ in numbers alone are a curve, in the order of these numbers.
+    Those whose names differ in numbers alone are a curve, in the order of these numbers, of which those that differ are the
+    points' marks.
     """
-    points = [
-        Point(row, figures[control], figures[similarity], curve=_NUMBER.sub("", row))
-        for row, figures in rows.items()
-        if {control, similarity} <= figures.keys()
-    ]
-    curves = list(dict.fromkeys(one.curve for one in points))
-    return sorted(
-        points, key=lambda one: (curves.index(one.curve), [float(value) for value in _NUMBER.findall(one.name)])
-    )
+    alike: dict[str, list[str]] = {}
+    for row, figures in rows.items():
+        if {control, similarity} <= figures.keys():
+            alike.setdefault(_NUMBER.sub("", row), []).append(row)
+    points = []
+    for names in alike.values():
+        numbers = {name: _NUMBER.findall(name) for name in names}
+        changing = [place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1]
+        for name in sorted(names, key=lambda name: [float(value) for value in numbers[name]]):
+            curve = name if len(names) == 1 else _curve(name, changing)
+            mark = ", ".join(numbers[name][place] for place in changing)
+            points.append(Point(name, rows[name][control], rows[name][similarity], curve, mark))
+    return points
+
+
+def _curve(name: str, changing: Sequence[int]) -> str:
+    """Return what is alike in the names of a curve's points: a name without the numbers in some places."""
+    pieces, places = re.split(f"({_NUMBER.pattern})", name), {2 * place + 1 for place in changing}
+    kept = "".join("" if number in places else piece for number, piece in enumerate(pieces))
+    return re.sub(r"([-_ ])[-_ ]+", r"\1", kept).strip("-_ ")
 
 
 def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
@@ -54,37 +68,45 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
     """
     if not points:
         return ""
-    across, up = (
-        _Axis([one.control for one in points], LEFT, WIDTH - 130),
-        _Axis([one.similarity for one in points], HEIGHT - BELOW, 24),
-    )
-    curves = list(dict.fromkeys(one.curve for one in points))
+    across = _Axis([one.control for one in points], LEFT, WIDTH - LEGEND)
+    up = _Axis([one.similarity for one in points], HEIGHT - BELOW, 30)
     drawn = ""
-    for number, curve in enumerate(curves):
+    for tick in across.ticks():
+        x = across(tick)
+        drawn += _line((x, HEIGHT - BELOW + 6), (x, 24), "#e9ecef")
+        drawn += f'<text text-anchor="middle" x="{x:.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>'
+    for tick in up.ticks():
+        y = up(tick)
+        drawn += _line((LEFT - 8, y), (WIDTH - LEGEND + 6, y), "#e9ecef")
+        drawn += f'<text text-anchor="end" x="{LEFT - 12}" y="{y + 4:.1f}">{tick:.2f}</text>'
+    for number, curve in enumerate(dict.fromkeys(one.curve for one in points)):
         colour, own = COLOURS[number % len(COLOURS)], [one for one in points if one.curve == curve]
-        line = " ".join(f"{across(one.control[0]):.1f},{up(one.similarity[0]):.1f}" for one in own)
-        drawn += (
-            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-opacity=".5"/>' if len(own) > 1 else ""
-        )
-        for place, one in enumerate(own):
-            x, y = across(one.control[0]), up(one.similarity[0])
-            for (x1, y1), (x2, y2) in _whiskers(one, across, up):
-                drawn += f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}" stroke-opacity=".35"/>'
-            name = escape(one.name)
-            drawn += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title></circle>'
-            if place in (0, len(own) - 1):
-                drawn += f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{name}</text>'
-    ticks = "".join(
-        f'<text text-anchor="middle" x="{across(tick):.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>'
-        for tick in across.ticks()
-    )
-    ticks += "".join(f'<text x="0" y="{up(tick) + 4:.1f}">{tick:.2f}</text>' for tick in up.ticks())
+        places = [(across(one.control[0]), up(one.similarity[0])) for one in own]
+        if len(own) > 1:
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            drawn += f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        for one, (x, y) in zip(own, places, strict=True):
+            for start, end in _whiskers(one, across, up):
+                drawn += _line(start, end, colour, ' stroke-opacity=".3"')
+            drawn += (
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(one.name)}</title></circle>'
+            )
+            drawn += (
+                f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{escape(one.mark)}</text>' if one.mark else ""
+            )
+        y = 34 + 18 * number
+        drawn += f'<rect x="{WIDTH - LEGEND + 22}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
+        drawn += f'<text x="{WIDTH - LEGEND + 36}" y="{y + 4}">{escape(curve)}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-size="12" '
         'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f'{drawn}{ticks}<text x="{WIDTH // 3}" y="{HEIGHT - 6}">{escape(control)}</text>'
+        f'{drawn}<text text-anchor="middle" x="{(LEFT + WIDTH - LEGEND) // 2}" y="{HEIGHT - 6}">{escape(control)}</text>'
         f'<text x="0" y="14">{escape(similarity)}</text></svg>'
     )
+
+
+def _line(start: tuple[float, float], end: tuple[float, float], colour: str, more: str = "") -> str:
+    return f'<path d="M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}" stroke="{colour}"{more}/>'
 
 
 class _Axis:
