@@ -59,9 +59,15 @@ class Variant:
     """What an item's subject is called; the list is then that of its places alone."""
 
 
-def _scoring(share: float | None) -> Callable[[RealCustomPipeline], None]:
+def _without_scoring(pipeline: RealCustomPipeline) -> None:
+    """Let all of a subject's tokens act alike, and leave all else as it is: a part without scores has RC++'s defaults."""
+    pipeline.register_to_config(**pipeline.defaults)
+    pipeline.adapter.scoring = None
+
+
+def _scoring(share: float) -> Callable[[RealCustomPipeline], None]:
     def change(pipeline: RealCustomPipeline) -> None:
-        pipeline.adapter.scoring = None if share is None else FixedShare(pipeline.adapter.scoring, share)
+        pipeline.adapter.scoring = FixedShare(pipeline.adapter.scoring, share)
 
     return change
 
@@ -113,7 +119,7 @@ TABLES: dict[str, dict[str, Variant]] = {
     },
     "scoring": {
         **MODEL,
-        "no scoring": Variant({}, _scoring(None)),
+        "no scoring": Variant({}, _without_scoring),
         **_values("token_ratio", 0.9, 0.8, 0.7, 0.5),
         "token_ratio 0.7, by the text alone": Variant({"token_ratio": 0.7}, _scoring(0.0)),
         "token_ratio 0.7, by the picture alone": Variant({"token_ratio": 0.7}, _scoring(1.0)),

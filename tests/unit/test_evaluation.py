@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import re
 
@@ -27,10 +29,12 @@ from realcustom.evaluation.run import (
     describe,
     judge,
     make_pictures,
+    manifest,
     require_pictures,
     summarise,
 )
 from realcustom.evaluation.scores import part_of
+from realcustom.pictures import sheet
 
 SIDE, COUNT = 32, 9
 
@@ -206,12 +210,23 @@ class TestBench:
             assert np.array_equal(bench.drawn(item), only_trained.drawn(item))
             assert not np.array_equal(bench.drawn(item), only_held_out.drawn(item))
 
-    def test_paraphrases_are_words_that_no_caption_says_and_mean_what_the_judges_know(self, blank):
+    def test_without_a_subject_both_splits_say_the_same_words_in_other_places_and_with_other_seeds(self, blank):
+        one, other = (StickerBench(blank, split, subjects=1, side=16) for split in ("validation", "test"))
+        for ours, theirs in ((one.text_items(), other.text_items()), (one.paraphrases(), other.paraphrases())):
+            assert [item.number for item in ours] == [item.number for item in theirs] == list(range(len(ours)))
+            assert {item.seed for item in ours}.isdisjoint(item.seed for item in theirs)
+            assert {item.prompt for item in ours}.isdisjoint(item.prompt for item in theirs)
+            assert len({item.seed for item in theirs}) == len(theirs)
+        assert [item.noun for item in one.text_items()] == [item.noun for item in other.text_items()]
+        assert [item.seed for item in one.text_items()] == list(range(3 * 69))
+
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_paraphrases_are_words_that_no_caption_says_and_mean_what_the_judges_know(self, blank, split):
         drawings = vocabulary()
         said = {word for drawing in drawings for name in (drawing.noun, drawing.kind) for word in name.split()}
         phrases = {phrase for place in PLACES for phrase in place.phrases}
         common, places = {one.noun for one in drawings if one.common}, {place.name for place in PLACES}
-        items = StickerBench(blank, "validation", subjects=1, side=16).paraphrases()
+        items = StickerBench(blank, split, subjects=1, side=16).paraphrases()
         assert len(items) == 4 * 20
         assert len({item.prompt for item in items}) == len(items)
         for item in items:
@@ -402,6 +417,23 @@ class TestRun:
                 expected = (truth & (left.numpy() > 0)).sum() / (truth | (left.numpy() > 0)).sum()
                 assert record["segmenter"] == pytest.approx(expected)
 
+    def test_the_manifest_holds_every_picture_with_its_seed_and_hash(self, bench, folder):
+        rows = folders(folder)
+        told = manifest(bench, rows)
+        assert sorted(line["picture"] for line in told) == sorted(
+            f"{row}/{path.name}" for row in rows for path in rows[row].glob("????.png")
+        )
+        for line in told:
+            assert line["sha256"] == hashlib.sha256((folder / line["picture"]).read_bytes()).hexdigest()
+        by_picture = {line["picture"]: line for line in told}
+        for item in bench.items:
+            twin, subject, wrong = (by_picture[f"{row}/{item.number:04d}.png"] for row in ("twin", "subject", "wrong"))
+            assert twin["prompt"] == subject["prompt"] == wrong["prompt"] == item.example.caption
+            assert twin["seed"] == subject["seed"] == wrong["seed"] == item.number
+            assert twin["shown"] == []
+            assert subject["shown"] == [{"subject": item.subject_file, "word": item.example.word}]
+            assert wrong["shown"] == [{"subject": bench.other(item).subject_file, "word": item.example.word}]
+
     def test_the_report_sums_up_and_shows(self, bench, judges, folder):
         records = judge(bench, judges, folders(folder))
         report = summarise(records, bench, {"model": "abc"})
@@ -420,17 +452,21 @@ class TestRun:
             own = [one["place"] for one in records if one["row"] == "subject" and one["family"] == family]
             assert figures["pictures"] == len(own)
             assert figures["place"][0] == pytest.approx(np.mean(own), abs=1e-4)
+        kinds = {drawing.identity: drawing.kind for drawing in bench.store.drawings}
+        own_kinds = {item.subject: kinds[item.subject] for item in bench.items}
+        assert report["kinds"].keys() == set(own_kinds.values())
+        assert sum(figures["pictures"] for figures in report["kinds"].values()) == len(bench.items)
         write_report(report, records, bench, folders(folder), folder)
         assert json.loads((folder / "report.json").read_text()) == report
         page = (folder / "report.html").read_text()
         assert "<td>joint</td><td>10</td><td>100</td><td>0.75</td><td>0.812</td>" in page
-        for strip in (folder / "strips").iterdir():
-            assert f'src="strips/{strip.name}"' in page
+        assert page.count("<figure>") == page.count('<img src="data:image/png;base64,') > 0
+        assert "src=" not in page.replace('<img src="data:', "")
         assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
 
 
-def test_the_report_shows_the_most_alike_first_those_of_the_middle_and_the_least_alike_last(bench, tmp_path):
+def test_the_report_shows_the_most_alike_first_those_of_the_middle_and_the_least_alike_last(bench):
     similarities = [0.5, 0.9, 0.1, 0.7, 0.2, 0.8, 0.4, 0.6, 0.3]
     records = [
         {"row": row, "number": item.number, "identity": 1.0, "similarity": similarity if row == "subject" else 1.0}
@@ -438,12 +474,13 @@ def test_the_report_shows_the_most_alike_first_those_of_the_middle_and_the_least
         for item, similarity in zip(bench.items, similarities, strict=True)
     ]
     records.append({"row": "subject", "number": bench.items[0].number})  # not judged by its drawing
-    ranked = _ranked(records, bench, {}, tmp_path, count=2)
+    ranked = _ranked(records, bench, {}, count=2)
     shown = {name: [re.search(r", (\d\.\d\d)\)", figure)[1] for figure in group] for name, group in ranked.items()}
     assert shown == {"Best": ["0.90", "0.80"], "Median": ["0.60", "0.50"], "Worst": ["0.20", "0.10"]}
-    number = bench.items[1].number
-    assert f'src="strips/{number:04d}.png"' in ranked["Best"][0]
-    assert (tmp_path / "strips" / f"{number:04d}.png").is_file()
+    strip = base64.b64decode(re.search(r"base64,([^\"]+)", ranked["Best"][0])[1])
+    best = bench.items[1].example
+    expected = sheet([Image.fromarray(best.reference), Image.fromarray(best.picture)], columns=2)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(strip))), np.asarray(expected))
 
 
 def test_a_subject_is_found_by_its_own_drawing_and_as_like_as_their_cosine(bench):

@@ -34,6 +34,7 @@ from realcustom.evaluation.run import (
     describe,
     judge,
     make_pictures,
+    manifest,
     require_pictures,
     summarise,
 )
@@ -200,6 +201,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         if isinstance(making.method, Customized):  # of the others tuning.jsonl says it, by subject
             progress.tell(counts_of_whole_list(bench, rows))
         folders = {row: output / row for row in rows}
+        write_lines(manifest(bench, folders), output / "manifest.jsonl")
     records = judge(bench, judges, folders)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints

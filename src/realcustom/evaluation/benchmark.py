@@ -51,6 +51,8 @@ SUBSET = {"subjects": 10, "prompts": 10, "seeds": 1}
 
 _SCENES = SceneOptions(smallest=0.5, largest=0.75, smallest_portrait=0.7, largest_portrait=0.95, backgrounds=48)
 _SEEDS: dict[Split, int] = {"validation": 1001, "test": 2002}
+_TURNS: dict[Split, int] = {"validation": 0, "test": 17}
+"""By how many places the places of sentences without a subject are turned on, and thousands of them the seeds."""
 
 PARAPHRASED_NOUNS = {
     "puppy": "dog", "kitten": "cat", "bunny": "rabbit", "pony": "horse", "piglet": "pig", "serpent": "snake",
@@ -99,6 +101,7 @@ class TextItem:
     """A sentence about one of the well-known nouns, without a subject."""
 
     number: int
+    seed: int
     prompt: str
     noun: str
     place: str
@@ -172,11 +175,17 @@ class StickerBench:
         return [Portrait(self.store.drawings[row].identity, bare(self.store.pixels[row], self.side)) for row in rows]
 
     def text_items(self) -> list[TextItem]:
-        """Return three sentences about each well-known noun, which together say every place about equally often."""
-        nouns = sorted(self._drawn)
-        pairs = [(noun, PLACES[number % len(PLACES)]) for number, noun in enumerate(np.repeat(nouns, 3).tolist())]
+        """Return three sentences about each well-known noun, which together say every place about equally often.
+
+        Those of the other split say the same nouns in other places, with other seeds.
+        """
+        turn = _TURNS[self.split]
+        places = [PLACES[(number + turn) % len(PLACES)] for number in range(3 * len(self._drawn))]
+        pairs = zip(np.repeat(sorted(self._drawn), 3).tolist(), places, strict=True)
         return [
-            TextItem(number, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name)
+            TextItem(
+                number, number + 1000 * turn, f"{with_article(noun)} {_plainest(place.phrases, noun)}", noun, place.name
+            )
             for number, (noun, place) in enumerate(pairs)
         ]
 
@@ -198,16 +207,21 @@ class StickerBench:
         return rows
 
     def paraphrases(self) -> list[TextItem]:
-        """Return four sentences with each word or phrase that no caption ever said, the rest as captions say it."""
+        """Return four sentences with each word or phrase that no caption ever said, the rest as captions say it.
+
+        Those of the other split have the same words and phrases, the rest is another, and so are the seeds.
+        """
+        on, first = _TURNS[self.split], 1000 * _TURNS[self.split]
         nouns = sorted({drawing.noun for drawing in self.store.drawings if drawing.common})
         items: list[TextItem] = []
         for said, noun in PARAPHRASED_NOUNS.items():
-            for place in (PLACES[(7 * len(items) + turn) % len(PLACES)] for turn in range(4)):
+            for place in (PLACES[(7 * len(items) + turn + on) % len(PLACES)] for turn in range(4)):
                 prompt = f"{with_article(said)} {_plainest(place.phrases, said)}"
-                items.append(TextItem(len(items), prompt, noun, place.name, ("noun",)))
+                items.append(TextItem(len(items), len(items) + first, prompt, noun, place.name, ("noun",)))
         for said, place_name in PARAPHRASED_PLACES.items():
-            for noun in (nouns[(7 * len(items) + turn) % len(nouns)] for turn in range(4)):
-                items.append(TextItem(len(items), f"{with_article(noun)} {said}", noun, place_name, ("place",)))
+            for noun in (nouns[(7 * len(items) + turn + on) % len(nouns)] for turn in range(4)):
+                prompt = f"{with_article(noun)} {said}"
+                items.append(TextItem(len(items), len(items) + first, prompt, noun, place_name, ("place",)))
         return items
 
     def other(self, item: Item) -> Item:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -59,8 +61,7 @@ def write_report(
     write_lines(records, folder / "records.jsonl")
     if "subject" in folders:
         write_picture(grid(bench.one_each()[:40], folders), folder / "grid.png")
-    ranked = _ranked(records, bench, folders, folder)
-    write_whole(_page(report, ranked), folder / "report.html")
+    write_whole(_page(report, _ranked(records, bench, folders)), folder / "report.html")
 
 
 def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:
@@ -81,13 +82,9 @@ def _made(folder: Path, item: Item) -> Image.Image:
 
 
 def _ranked(
-    records: Sequence[Mapping[str, Any]],
-    bench: StickerBench,
-    folders: Mapping[str, Path],
-    folder: Path,
-    count: int = 12,
+    records: Sequence[Mapping[str, Any]], bench: StickerBench, folders: Mapping[str, Path], count: int = 12
 ) -> dict[str, list[str]]:
-    """Write a strip for each of the best, median and worst subjects; return their figures as HTML."""
+    """Return the best, median and worst pictures, each in a strip with its reference, as HTML."""
     scored = [record for record in records if record["row"] == "subject" and "similarity" in record]
     scored.sort(key=lambda record: -record["similarity"])
     middle = max(0, len(scored) // 2 - count // 2)
@@ -96,19 +93,24 @@ def _ranked(
         "Median": scored[middle : middle + count],
         "Worst": scored[max(0, len(scored) - count) :],
     }
-    (folder / "strips").mkdir(exist_ok=True)
-    return {name: [_figure(record, bench, folders, folder) for record in group] for name, group in groups.items()}
+    return {name: [_strip(record, bench, folders) for record in group] for name, group in groups.items()}
 
 
-def _figure(record: Mapping[str, Any], bench: StickerBench, folders: Mapping[str, Path], folder: Path) -> str:
+def _strip(record: Mapping[str, Any], bench: StickerBench, folders: Mapping[str, Path]) -> str:
     item = bench.item(record["number"])
     made = [_made(folders[row], item) for row in _SHOWN if row in folders]
     pictures = [Image.fromarray(item.example.reference), *made, Image.fromarray(item.example.picture)]
-    name = f"strips/{item.number:04d}.png"
-    write_picture(sheet(pictures, columns=len(pictures)), folder / name)
     found = "found" if record["identity"] else "not found"
     caption = f"{item.example.caption} <small>({item.subject}, {found}, {record['similarity']:.2f})</small>"
-    return f'<figure><img src="{name}" alt=""><figcaption>{caption}</figcaption></figure>'
+    return figure(sheet(pictures, columns=len(pictures)), caption)
+
+
+def figure(picture: Image.Image, caption: str) -> str:
+    """Return a picture and what HTML says of it as a figure that needs no other file."""
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    data = base64.b64encode(written.getvalue()).decode()
+    return f'<figure><img src="data:image/png;base64,{data}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 
 def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str:
@@ -124,6 +126,7 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
         f"<h2>Similarity and control</h2>{scatter(points_of(report['rows'], 'control', 'similarity'), 'control', 'similarity')}"
         f"<h2>By family of sentences</h2>{table(report['families'], shown, of='family', told=FAMILIES)}"
+        f"<h2>By kind of subject</h2>{table(report['kinds'], shown, of='kind')}"
         f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
         "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
         f"{galleries}{_history(report['training'])}</html>"

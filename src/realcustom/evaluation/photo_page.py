@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation.cases import Case
-from realcustom.evaluation.page import STYLE, table
+from realcustom.evaluation.page import STYLE, figure, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.files import write_whole
@@ -86,12 +84,9 @@ def _cases(
 def _figure(record: Mapping[str, Any], case: Case, folders: Mapping[str, Path], shown: Sequence[str]) -> str:
     paths = [subject.reference for subject in case.subjects] + [folders[row] / case.path for row in shown]
     strip = sheet([_small(read_picture(path)) for path in paths], columns=len(paths))
-    stream = io.BytesIO()
-    strip.save(stream, "PNG")
-    data = base64.b64encode(stream.getvalue()).decode()
     figures = f"CLIP-T {record['clip_t']:.3f}, DINO-I {record['dino']:.3f}"
     caption = f"{escape(case.prompt)} <small>({escape(case.group)}, {figures})</small>"
-    return f'<figure><img src="data:image/png;base64,{data}" alt=""><figcaption>{caption}</figcaption></figure>'
+    return figure(strip, caption)
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,19 @@ def describe(method: Method, bench: StickerBench, settings: Settings) -> dict[st
     return describe_run(method.pipeline, settings, bench=bench.digest(), count=len(bench.items), **method.describe())
 
 
+def manifest(bench: StickerBench, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return, for every picture that was made, what it shows, its seed and its hash."""
+    references = {item.subject: Image.fromarray(item.example.reference) for item in bench.one_each()}
+    lines = []
+    for row, folder in folders.items():
+        for item in _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items:
+            request, path = _request(bench, references, row, item), _picture_path(folder, item.number)
+            shown = [{"subject": one.name, "word": one.word} for one in request.subjects]
+            told = {"picture": f"{row}/{path.name}", "prompt": request.prompt, "shown": shown, "seed": request.seed}
+            lines.append(told | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    return lines
+
+
 def counts_of_whole_list(bench: StickerBench, rows: Sequence[str]) -> dict[str, int]:
     """Return how many pictures each of some rows has in the whole list, of which `bench` may be a part."""
     of_subjects = SUBJECTS * len(SENTENCES) * SEEDS
@@ -107,7 +121,7 @@ def _picture_path(folder: Path, number: int) -> Path:
 def _request(bench: StickerBench, references: Mapping[str, Image.Image], row: str, item: Any) -> Request:
     """Return what a row asks for where the work list has an item, whose number is the seed."""
     if row in _TEXT_ITEMS:
-        return Request(item.prompt, item.number)
+        return Request(item.prompt, item.seed)
     if row == "twin":
         return Request(item.example.caption, item.number)
     shown = _reference_item(bench, row, item)
@@ -172,7 +186,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
         folders: of the rows that were made, by name; what is rendered is judged in any case.
     """
     records: list[dict[str, Any]] = []
-    galleries = Galleries(bench, judges)
+    galleries, kinds = Galleries(bench, judges), {one.identity: one.kind for one in bench.store.drawings}
     of_references: dict[str, Tensor] = {}
     for items, pixels in _batches(bench.one_each(), lambda item: item.example.reference):
         of_references |= zip((item.subject for item in items), judges.read(pixels).region, strict=True)
@@ -190,6 +204,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
             for place, item in enumerate(items):
                 region = reading.region[place, None]
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
+                record["kind"] = kinds[item.subject]
                 record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
                 record |= _control(item, shown[place].example, _seen(reading, place, judges), judges)
                 likeness = galleries.identity(item, reading.identity[place].numpy())
@@ -295,10 +310,12 @@ FIGURES = (
 def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report: for every row and figure [mean, low, high], the interval by bootstrap over subjects.
 
-    "families" holds the same of the pictures of subjects alone, for each family of sentences.
+    "families" and "kinds" hold the same of the pictures of subjects alone, for each family of sentences and kind of subject.
     """
     by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
     by_family = {family: [record for record in by_row["subject"] if record["family"] == family] for family in FAMILIES}
+    kinds = sorted({record["kind"] for record in by_row["subject"]})
+    by_kind = {kind: [record for record in by_row["subject"] if record["kind"] == kind] for kind in kinds}
     by_step = [record["mask_by_step"] for record in records if "mask_by_step" in record]
     return {
         "benchmark": f"stickers {VERSION}",
@@ -306,5 +323,6 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
         **about,
         "rows": {row: means_of(own, FIGURES) for row, own in by_row.items() if own},
         "families": {family: means_of(own, FIGURES) for family, own in by_family.items() if own},
+        "kinds": {kind: means_of(own, FIGURES) for kind, own in by_kind.items()},
         "mask_by_step": np.round(np.mean(by_step, axis=0), 4).tolist() if by_step else [],
     }
