@@ -466,9 +466,12 @@ def _data_stickers(options: argparse.Namespace) -> None:
 def _data_text_encoder(options: argparse.Namespace) -> None:
     from realcustom.data.stickers.text_encoder import prepare_text_encoder
 
-    prepare_text_encoder(
+    read_as = prepare_text_encoder(
         options.source, options.folder, layers=options.layers, words=options.words, max_tokens=options.max_tokens
     )
+    for word, name in read_as.items():
+        print(f"{word}: {name}")
+    print(f"{len(read_as)} words that no caption says are read as nouns that captions say", file=sys.stderr)
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:

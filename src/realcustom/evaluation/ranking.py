@@ -21,6 +21,9 @@ from realcustom.subject import Likeness, shown
 SIDE = 128
 """Of the pictures that the judges were trained on, in pixels."""
 
+_BESIDE = rf"(?:and|beside|next to) (?:an? |the )?(?:(?:{'|'.join(COLOURS)}) )?"
+"""What comes before the name of a second thing."""
+
 
 @dataclass(frozen=True)
 class Merit:
@@ -35,7 +38,8 @@ class Merit:
 def asked(prompt: str, judges: Judges) -> dict[str, str]:
     """Return what a prompt asks for that the judges can see, by the names of their labels.
 
-    These are its place, its subject's colour, what that wears and what is beside it; where it says several, none of them.
+    These are its place, that of the longest phrase if it says several; and its colour, what is worn and what is beside the
+    subject, where it says one and no more of each.
     """
     found, rest = {}, prompt.lower()
     # A colour's name alone, as in "a red robot", says nothing of the place.
@@ -46,16 +50,15 @@ def asked(prompt: str, judges: Judges) -> dict[str, str]:
             found["place"] = name
             rest = rest.replace(phrase, " ")  # "on a red background" says nothing of the subject's colour
             break
+    wearable = judges.labels.get("worn", ())
     beside = _said(rest, judges.labels.get("beside", ()), _BESIDE)
+    if "wearing" in rest:  # "wearing glasses and a crown"
+        beside = [label for label in beside if label not in wearable]
     for label in beside:  # it is not worn, and its colour is its own
         rest = re.sub(_pattern(label, _BESIDE), " ", rest)
-    worn, colour = (_said(rest, judges.labels.get(kind, ())) for kind in ("worn", "colour"))
+    worn, colour = (_said(rest, labels) for labels in (wearable, judges.labels.get("colour", ())))
     said = {"beside": beside, "worn": worn, "colour": colour}
     return found | {kind: labels[0] for kind, labels in said.items() if len(labels) == 1}
-
-
-_BESIDE = rf"(?:and|beside|next to) (?:an? |the )(?:(?:{'|'.join(COLOURS)}) )?"
-"""What comes before the name of a second thing."""
 
 
 def _pattern(words: str, before: str = "") -> str:

@@ -2,6 +2,7 @@
 
 `all-MiniLM-L6-v2` (Apache-2.0) understands many more words than captions will ever hold. Its later layers serve whole
 sentences; its first ones suffice to tell words apart in their context, and let a noun's attention stay with the noun.
+Words that captions never say are read as nouns that they do say where the encoder takes them for nearly the same.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from realcustom.data.stickers.drawings import synonyms, vocabulary
 from realcustom.data.stickers.scenes import HUES, POSITIONS
 
 NEAR = 0.7
-"""Cosine from which on a word that no caption says is read as one that captions do say.
+"""Cosine from which on a word that no caption says is read as a noun that captions do say.
 
-Of 46 words for what things are like or do ("happy", "huge", "walking"), three lie above, which say the same as a name
-("drinking").
+Lower, more and more words that only belong to the world of a noun are read as it ("priests" as "church").
 """
 
+AMBIGUOUS = {"can", "chick", "fly", "turkey"}
+"""Nouns that mean something else more often: near "could", "girl", "flew" and "turkish"."""
 
-def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, max_tokens: int) -> None:
+
+def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, max_tokens: int) -> dict[str, str]:
     """Cut a BERT encoder down, let it read words that captions never say as near ones, and write both its parts into `folder`.
 
     Args:
@@ -38,6 +41,9 @@ def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, 
         words: the vocabulary keeps the specials, all single ASCII characters, every ASCII piece among the first `words`
             of the original (which is sorted by frequency), and what spells the stickers' nouns and places.
         max_tokens: longest prompt in tokens.
+
+    Returns:
+        the words that captions never say and that are read as nouns, and as which, see `read_as_nearest`.
     """
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = BertModel.from_pretrained(source, num_hidden_layers=layers, dtype=torch.float32)
@@ -71,15 +77,16 @@ def prepare_text_encoder(source: str, folder: Path, *, layers: int, words: int, 
     model.embeddings.register_buffer("position_ids", torch.arange(max_tokens)[None], persistent=False)
     model.embeddings.register_buffer("token_type_ids", torch.zeros(1, max_tokens, dtype=torch.long), persistent=False)
     model.config.max_position_embeddings = max_tokens
-    read_as_nearest(model, smaller, said=everything_said(), names=names_said(), near=NEAR)
+    read_as = read_as_nearest(model, smaller, said=everything_said(), names=names_said(), near=NEAR)
     model.half().save_pretrained(folder / "text_encoder")
     smaller.save_pretrained(folder / "tokenizer")
+    return read_as
 
 
 def names_said() -> set[str]:
-    """Return the nouns and kinds that captions of training say, but for those that mean something else more often."""
+    """Return the nouns and kinds that captions of training say, but for the ambiguous ones."""
     names = {name for drawing in vocabulary() if not drawing.held_out for name in (drawing.noun, drawing.kind)}
-    return names - {"can", "chick", "fly", "turkey"}
+    return names - AMBIGUOUS
 
 
 def everything_said() -> set[str]:
@@ -108,43 +115,50 @@ def read_as_nearest(
     near to a known one, and is drawn as something in between. What is said is read as before, to the last bit.
 
     Args:
-        encoder: whose word vectors are changed, of words that are one piece; forms of verbs are left alone.
+        encoder: whose word vectors are changed, of words that are one piece; those in -ed and -ing, mostly forms of verbs,
+            are left alone.
         tokenizer: of the encoder.
         said: all that captions say.
-        names: of these, the names of things.
+        names: of what is said, the names of things.
         near: cosine of two words' states in one sentence from which on one is read as the other.
 
     Returns:
         for each word that was changed the name as which it is read.
+
+    Raises:
+        ValueError: a name is not said.
     """
     heard = {number for words in said for number in tokenizer(words).input_ids}
     pieces = tokenizer.get_vocab()
     known = sorted(name for name in names if name in pieces)
-    new = sorted(
+    if unsaid := [name for name in known if pieces[name] not in heard]:
+        raise ValueError(f"names must be among what is said, but {', '.join(unsaid)} is not")
+    unheard = sorted(
         word
         for word, number in pieces.items()
         if number not in heard and re.fullmatch(r"[a-z]{3,}", word) and not word.endswith(("ed", "ing"))
     )
-    if not known or not new:
+    if not known or not unheard:
         return {}
-    numbers = {
-        which: torch.tensor([pieces[word] for word in words]) for which, words in (("known", known), ("new", new))
-    }
-    states = {which: F.normalize(_states_in_sentence(encoder, tokenizer, own), dim=1) for which, own in numbers.items()}
-    cosines, nearest = (states["new"] @ states["known"].T).max(dim=1)
+    known_pieces = torch.tensor([pieces[word] for word in known])
+    unheard_pieces = torch.tensor([pieces[word] for word in unheard])
+    known_states, unheard_states = (
+        F.normalize(_states_in_sentence(encoder, tokenizer, some), dim=1) for some in (known_pieces, unheard_pieces)
+    )
+    cosines, nearest = (unheard_states @ known_states.T).max(dim=1)
     changed = cosines >= near
     vectors = encoder.get_input_embeddings().weight
-    vectors[numbers["new"][changed]] = vectors[numbers["known"][nearest[changed]]]
-    return {new[place]: known[int(nearest[place])] for place in changed.nonzero()[:, 0].tolist()}
+    vectors[unheard_pieces[changed]] = vectors[known_pieces[nearest[changed]]]
+    return {unheard[row]: known[int(nearest[row])] for row in changed.nonzero()[:, 0].tolist()}
 
 
 def _states_in_sentence(encoder: BertModel, tokenizer: PreTrainedTokenizerBase, pieces: Tensor) -> Tensor:
     """Return the state of each of some word pieces in one and the same sentence, `[n, width]`."""
     sentence = torch.tensor(tokenizer("a [MASK] on the beach").input_ids)
-    place = int((sentence == tokenizer.mask_token_id).nonzero())
+    hole = int((sentence == tokenizer.mask_token_id).nonzero())
     states = []
     for some in pieces.split(256):
         sentences = sentence.repeat(len(some), 1)
-        sentences[:, place] = some
-        states.append(encoder(sentences).last_hidden_state[:, place])
+        sentences[:, hole] = some
+        states.append(encoder(sentences).last_hidden_state[:, hole])
     return torch.cat(states)
