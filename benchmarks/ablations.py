@@ -137,7 +137,10 @@ TABLES: dict[str, dict[str, Variant]] = {
         "every layer": Variant({}, _layers("down_blocks", "mid_block", "up_blocks")),
         "mask_source previous": Variant({"mask_source": "previous"}),
         "direct guidance": Variant({"guidance": "direct"}),
-        "direct guidance, mask_source generation": Variant({"guidance": "direct", "mask_source": "generation"}),
+        "direct guidance, guidance_scale 3.5": Variant({"guidance": "direct", "guidance_scale": 3.5}),
+        "direct guidance, guidance_scale 3.5, mask_source generation": Variant(
+            {"guidance": "direct", "guidance_scale": 3.5, "mask_source": "generation"}
+        ),
     },
     "guidance": {
         **MODEL,
