@@ -22,7 +22,7 @@ from realcustom.evaluation.image_reward import ImageRewardModel
 from realcustom.evaluation.lpips import Lpips
 from realcustom.evaluation.methods import Customized, in_batches
 from realcustom.evaluation.output import Settings
-from realcustom.evaluation.photo_page import write_page
+from realcustom.evaluation.photo_page import grid, write_page
 from realcustom.evaluation.scores import pairwise_cosine
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
@@ -210,6 +210,21 @@ class TestArithmetic:
         assert page.count("<circle") == 2  # the real pictures have no sentence
         assert 'src="data:image/png' in page
         assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+    def test_the_grid_shows_each_subject_under_another_sentence(self, case, tmp_path):
+        colours = ["red", "green", "blue", "green"]
+        cases = []
+        for name in ("one", "two"):
+            reference = tmp_path / name / "0.png"
+            save(plain("blue" if name == "one" else "green"), reference)
+            shown = RealSubject(name, name, (reference,), reference)
+            cases += [replace(case, subjects=(shown,), prompt_number=number) for number in (0, 1)]
+        for one, colour in zip(cases, colours, strict=True):
+            save(plain(colour), tmp_path / "made" / one.path)
+        shown = grid(cases, {"subject": tmp_path / "made"})
+        middles = [shown.getpixel((x, y)) for y in (64, 194) for x in (64, 194)]
+        assert middles == [plain(colour).getpixel((0, 0)) for colour in ("blue", "green", "red", "green")]
+        assert shown.size == (258, 258)
 
 
 class TestDreamBench:

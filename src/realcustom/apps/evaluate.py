@@ -27,7 +27,7 @@ from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import IMAGE_PROMPT, UNBOUNDED, Customized, Maker, Method, Opening, in_batches
 from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines
 from realcustom.evaluation.page import write_report
-from realcustom.evaluation.photo_page import write_page
+from realcustom.evaluation.photo_page import grid, write_page
 from realcustom.evaluation.run import (
     MADE,
     counts_of_whole_list,
@@ -43,6 +43,7 @@ from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
 from realcustom.painting import rehearse, unread_settings
+from realcustom.pictures import write_picture
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.prompts import find_word
 
@@ -250,8 +251,9 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
     journal.unlink()
     write_whole(json.dumps(report, indent=1), output / "report.json")
     write_page(report, records, cases, folders, output / "report.html")
+    write_picture(grid(cases, folders), output / "grid.png")
     for name, told in report["encoders"].items():
-        print(f"{name:11}{told}")
+        print(f"{name:13}{told}")
     _print_rows(report)
     print(output / "report.html")
 
@@ -279,7 +281,7 @@ def _cases(options: argparse.Namespace) -> list[Case]:
 def _print_rows(report: Mapping[str, Any]) -> None:
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))
-        print(f"{row:11}{values or 'not measured'}")
+        print(f"{row:13}{values or 'not measured'}")
 
 
 class Progress:

@@ -51,6 +51,28 @@ def write_page(
     write_whole(page, path)
 
 
+def grid(cases: Sequence[Case], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:
+    """Return a column for each subject, or pair: references, a picture of one sentence each, and the same by text alone.
+
+    The first subject is shown under its first sentence, the second under its second one, and so on in turn.
+    """
+    of_group: dict[str, list[Case]] = {}
+    for case in cases:
+        of_group.setdefault(case.group, []).append(case)
+    shown = [own[turn % len(own)] for turn, own in enumerate(of_group.values())]
+    columns = min(columns, len(shown))
+    rows = [
+        [subject.reference for subject in subjects] for subjects in zip(*(case.subjects for case in shown), strict=True)
+    ]
+    rows += [[folders[row] / case.path for case in shown] for row in _MADE if row in folders]
+    blocks = [row[start : start + columns] for start in range(0, len(shown), columns) for row in rows]
+    return sheet([_small(read_picture(path)) for block in blocks for path in block], columns=columns)
+
+
+_MADE = ("subject", "text")
+"""The rows whose pictures are shown beside the references."""
+
+
 def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> str:
     shown = [name for name in FIGURES if any(name in figures for figures in rows.values())]
     if not shown:
@@ -73,7 +95,7 @@ def _cases(
     middle = max(0, len(made) // 2 - count // 2)
     groups = {"Best": made[:count], "Median": made[middle : middle + count], "Worst": made[-count:]}
     by_path = {str(case.path): case for case in cases}
-    shown = [name for name in ("subject", "text") if name in folders]
+    shown = [name for name in _MADE if name in folders]
     return "".join(
         f"<h2>{name}</h2>{''.join(_figure(one, by_path[one['picture']], folders, shown) for one in group)}"
         for name, group in groups.items()
