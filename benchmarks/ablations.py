@@ -34,7 +34,9 @@ from realcustom.evaluation.scores import with_interval
 from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
 
-FIGURES = ("similarity", "identity", "control", "mask", "leak", "paste")
+WITH_INTERVALS = ("similarity", "identity", "control")
+ALONE = ("place", "colour", "worn", "beside", "position", "mask")
+"""Figures of a table with their intervals, and those without."""
 
 
 class FixedShare(nn.Module):
@@ -199,14 +201,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return report["rows"]["subject"]
 
     for table in options.tables or TABLES:
-        print(f"\n| {table} | {' | '.join(FIGURES)} |\n|{'---|' * (len(FIGURES) + 1)}")
+        names = (table, *WITH_INTERVALS, *ALONE)
+        print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
         for name, variant in TABLES[table].items():
             print(_line(name, measured(name, variant)), flush=True)
 
 
 def _line(name: str, figures: Mapping[str, Any]) -> str:
-    told = [with_interval(figures.get(figure), ".2f").replace("0.", ".") for figure in FIGURES]
-    return f"| {name} | {' | '.join(told)} |"
+    told = [with_interval(figures.get(figure), ".2f") for figure in WITH_INTERVALS]
+    told += [with_interval(figures[figure][:1], ".2f") if figure in figures else "" for figure in ALONE]
+    return f"| {name} | {' | '.join(told).replace('0.', '.')} |"
 
 
 if __name__ == "__main__":
