@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import diffusers
@@ -285,3 +287,39 @@ def test_adapters_for_other_bases_are_trained_and_used(bases, family):
     made = pipeline("a dog", Image.new("RGB", (9, 9), "red"), "dog", num_inference_steps=2)
     assert made.images[0].size[0] == pipeline.side
     assert made.report.subjects[0].words[0].text == "dog"
+
+
+@pytest.fixture(scope="module")
+def ablations():
+    """The benchmark's program, which lies outside the package."""
+    path = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
+    spec = importlib.util.spec_from_file_location("ablations", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["ablations"] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["ablations"]
+
+
+def test_ablations_change_one_thing_a_row(home, ablations, capsys):
+    size = ["--subjects", "2", "--prompts", "2", "--seeds", "1", "--drawings", str(home / "drawings")]
+    places = ["--model", str(home / "joint" / "export"), "--output", str(home / "ablations")]
+    capsys.readouterr()
+    ablations.main(["words", *size, *places])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in ablations.TABLES["words"]]
+    reports = {
+        name: json.loads((home / "ablations" / folder / "report.json").read_text())
+        for name, folder in (("noun", "its-noun"), ("thing", "thing"))
+    }
+    assert reports["noun"]["bench"] != reports["thing"]["bench"]
+    assert {told for report in reports.values() for told in report["families"]} <= {"scene", "general"}
+
+
+def test_a_part_without_scores_is_run_as_the_model_was(home, ablations):
+    pipeline = RealCustomPipeline.from_pretrained(home / "joint" / "export")
+    before = dict(pipeline.defaults)
+    ablations._without_scoring(pipeline)
+    assert pipeline.adapter.scoring is None
+    assert dict(pipeline.defaults) == before
