@@ -77,6 +77,8 @@ class Item:
     example: Example
     subject: str
     """Name of the drawing's identity; the two shadings of Fluent Emoji are one."""
+    kind: str
+    """A more general word for the subject: "animal", "food"."""
     family: str
     repeated: bool
     """Whether it asks for what another item has asked for, with another seed."""
@@ -154,7 +156,7 @@ class StickerBench:
                 self.items += [
                     Item(
                         (number * len(SENTENCES) + sentence) * SEEDS + seed,
-                        example, store.drawings[row].identity, SENTENCES[sentence], seed > 0,
+                        example, store.drawings[row].identity, store.drawings[row].kind, SENTENCES[sentence], seed > 0,
                     )
                     for seed in range(seeds)
                 ]  # fmt: skip

@@ -66,10 +66,15 @@ def write_report(
 
 def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:
     """Return references, pictures of their subjects and text-only twins if there are any, one above the other."""
-    columns = min(columns, len(items))
     rows = [[Image.fromarray(item.example.reference) for item in items]]
     rows += [[_made(folders[row], item) for item in items] for row in _SHOWN if row in folders]
-    blocks = [row[start : start + columns] for start in range(0, len(items), columns) for row in rows]
+    return folded(rows, columns)
+
+
+def folded(rows: Sequence[Sequence[Image.Image]], columns: int) -> Image.Image:
+    """Return rows of equally many pictures one above the other, long ones in several blocks of as many columns."""
+    columns = min(columns, len(rows[0]))
+    blocks = [row[start : start + columns] for start in range(0, len(rows[0]), columns) for row in rows]
     return sheet([picture for block in blocks for picture in block], columns=columns)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation.cases import Case
-from realcustom.evaluation.page import STYLE, figure, table
+from realcustom.evaluation.page import STYLE, figure, folded, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.files import write_whole
@@ -60,13 +60,11 @@ def grid(cases: Sequence[Case], folders: Mapping[str, Path], columns: int = 10) 
     for case in cases:
         of_group.setdefault(case.group, []).append(case)
     shown = [own[turn % len(own)] for turn, own in enumerate(of_group.values())]
-    columns = min(columns, len(shown))
     rows = [
         [subject.reference for subject in subjects] for subjects in zip(*(case.subjects for case in shown), strict=True)
     ]
     rows += [[folders[row] / case.path for case in shown] for row in _MADE if row in folders]
-    blocks = [row[start : start + columns] for start in range(0, len(shown), columns) for row in rows]
-    return sheet([_small(read_picture(path)) for block in blocks for path in block], columns=columns)
+    return folded([[_small(read_picture(path)) for path in row] for row in rows], columns)
 
 
 _MADE = ("subject", "text")

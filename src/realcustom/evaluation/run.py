@@ -80,12 +80,11 @@ def make_pictures(
         InputError: `folder` holds pictures of another model, work list or setting.
     """
     claim(folder, about)
-    references = {item.subject: Image.fromarray(item.example.reference) for item in bench.one_each()}
+    references = _references(bench)
     for row in rows:
         (folder / row).mkdir(exist_ok=True)
-        work: Sequence[Any] = _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
         make_missing(
-            row, {_picture_path(folder / row, item.number): item for item in work},
+            row, {_picture_path(folder / row, item.number): item for item in _work(bench, row)},
             partial(_request, bench, references, row), maker, partial(_write, masks=row == "subject"), progress,
         )  # fmt: skip
 
@@ -97,10 +96,9 @@ def describe(method: Method, bench: StickerBench, settings: Settings) -> dict[st
 
 def manifest(bench: StickerBench, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return, for every picture that was made, what it shows, its seed and its hash."""
-    references = {item.subject: Image.fromarray(item.example.reference) for item in bench.one_each()}
-    lines = []
+    references, lines = _references(bench), []
     for row, folder in folders.items():
-        for item in _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items:
+        for item in _work(bench, row):
             request, path = _request(bench, references, row, item), _picture_path(folder, item.number)
             shown = [{"subject": one.name, "word": one.word} for one in request.subjects]
             told = {"picture": f"{row}/{path.name}", "prompt": request.prompt, "shown": shown, "seed": request.seed}
@@ -118,8 +116,17 @@ def _picture_path(folder: Path, number: int) -> Path:
     return folder / picture_file(number)
 
 
+def _references(bench: StickerBench) -> dict[str, Image.Image]:
+    return {item.subject: Image.fromarray(item.example.reference) for item in bench.one_each()}
+
+
+def _work(bench: StickerBench, row: str) -> Sequence[Any]:
+    """Return the items of a row that is made."""
+    return _TEXT_ITEMS[row](bench) if row in _TEXT_ITEMS else bench.items
+
+
 def _request(bench: StickerBench, references: Mapping[str, Image.Image], row: str, item: Any) -> Request:
-    """Return what a row asks for where the work list has an item, whose number is the seed."""
+    """Return what a row asks for where the work list has an item."""
     if row in _TEXT_ITEMS:
         return Request(item.prompt, item.seed)
     if row == "twin":
@@ -186,7 +193,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
         folders: of the rows that were made, by name; what is rendered is judged in any case.
     """
     records: list[dict[str, Any]] = []
-    galleries, kinds = Galleries(bench, judges), {one.identity: one.kind for one in bench.store.drawings}
+    galleries = Galleries(bench, judges)
     of_references: dict[str, Tensor] = {}
     for items, pixels in _batches(bench.one_each(), lambda item: item.example.reference):
         of_references |= zip((item.subject for item in items), judges.read(pixels).region, strict=True)
@@ -204,7 +211,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
             for place, item in enumerate(items):
                 region = reading.region[place, None]
                 record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
-                record["kind"] = kinds[item.subject]
+                record["kind"] = item.kind
                 record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
                 record |= _control(item, shown[place].example, _seen(reading, place, judges), judges)
                 likeness = galleries.identity(item, reading.identity[place].numpy())
