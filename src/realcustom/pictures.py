@@ -222,6 +222,17 @@ def sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.
     return whole
 
 
+def cells_of(whole: Image.Image, size: tuple[int, int], gap: int = 2) -> list[Image.Image]:
+    """Return the cells of a `sheet` whose pictures have some size, row by row; those that it left white, too."""
+    width, height = size
+    corners = [
+        (left, top)
+        for top in range(0, whole.height, height + gap)
+        for left in range(0, whole.width, width + gap)
+    ]  # fmt: skip
+    return [whole.crop((left, top, left + width, top + height)) for left, top in corners]
+
+
 def labelled_grid(
     pictures: Sequence[Image.Image], columns: Sequence[str], rows: Sequence[str], gap: int = 4
 ) -> Image.Image:

@@ -408,9 +408,9 @@ class RealCustomPipeline(DiffusionPipeline):
         if compat and cast:
             picture = Image.new("RGB", (1, 1))
             nothing = encoder.reference(
-                self.adapter, [picture], [encoder.examine(picture)], samples, device, dtype, squashed=True
+                self.adapter, [picture], [encoder.examine(picture)], device, dtype, squashed=True
             )
-            black = [[nothing]] * len(cast)
+            black = [[nothing.repeated(samples)]] * len(cast)
 
         with (
             attached(self.unet, self_attention=run.masks.mask_refined) as tap,

@@ -57,20 +57,18 @@ class SubjectEncoder:
         adapter: RealCustomAdapter,
         likenesses: Sequence[Likeness],
         portraits: Sequence[Portrait],
-        times: int,
         device: torch.device,
         dtype: torch.dtype,
         *,
         share: float = 1.0,
         squashed: bool = False,
     ) -> Reference:
-        """Return the tokens, keys and values of one picture of each subject, a row for each picture to be made.
+        """Return the tokens, keys and values of one picture of each subject, a row for each.
 
         Args:
             adapter: makes tokens, keys and values of features.
             likenesses: pictures of subjects, or what was saved of them.
             portraits: what is known of these pictures.
-            times: how many pictures are made of each subject.
             device: of the result.
             dtype: likewise.
             share: see `Reference`.
@@ -107,7 +105,7 @@ class SubjectEncoder:
         if not squashed and any(portrait.size[0] != portrait.size[1] for portrait in portraits):
             present = self._present(portraits, features.deep.shape[1], tokens.shape[1]).to(device)
         frames = torch.tensor([portrait.frame for portrait in portraits], device=device)
-        return Reference(tokens, adapter.keys_values(tokens), present, frames, share).repeated(times)
+        return Reference(tokens, adapter.keys_values(tokens), present, frames, share)
 
     def actor(
         self,
@@ -137,20 +135,19 @@ class SubjectEncoder:
             InputError: see `reference`; or its mask cannot be used.
         """
         first, samples = role[0], len(scales)
-        players = [first] if all(one is first for one in role) else list(role)
         portraits, references = [], []
         for number, share in enumerate(first.shares):
-            likenesses = [one.likenesses[number] for one in players]
+            shown = [(id(one.images[number]), tuple(one.box or ())) for one in role]
+            each = list(dict.fromkeys(shown))  # what several prompts share is looked at once
+            likenesses = [role[shown.index(one)].likenesses[number] for one in each]
             seen = [self.examine(one) for one in likenesses]
-            references.append(
-                self.reference(
-                    adapter, likenesses, seen, samples // len(players), device, dtype, share=share, squashed=squashed
-                )
-            )
+            reference = self.reference(adapter, likenesses, seen, device, dtype, share=share, squashed=squashed)
+            which = torch.tensor([each.index(one) for one in shown]).repeat_interleave(samples // len(role))
+            references.append(reference.repeated(samples) if len(each) == 1 else reference.rows(which.to(device)))
             portraits += seen
         given = None if first.mask is None else given_mask(first.mask, samples, grid, device)
-        each = columns.repeat_interleave(samples // len(role), dim=0).to(device)
-        return Actor(references, each, scales.to(device), given, first.mask_mode, first.start, first.end), portraits
+        said = columns.repeat_interleave(samples // len(role), dim=0).to(device)
+        return Actor(references, said, scales.to(device), given, first.mask_mode, first.start, first.end), portraits
 
     def examine(self, likeness: Likeness) -> Portrait:
         """Return what is seen of a picture, or was seen of one that was saved."""

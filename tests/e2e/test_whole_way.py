@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from PIL import Image
 from realcustom.apps.cli import main
 from realcustom.data.stickers.drawings import Drawing, DrawingStore
 from realcustom.loading import load_model, load_part
+from realcustom.pictures import sheet
 from realcustom.pipeline import RealCustomPipeline
 
 TRAINING = {
@@ -36,7 +39,8 @@ def home(tiny, tmp_path_factory):
     drawings, pixels = [], []
     for split in ("train", "validation"):
         for noun in ("dog", "cup", *(["crown"] if split == "train" else [])):
-            drawings.append(Drawing(noun, "toy", "noto", noun, split, common=noun != "crown", held_out=False))
+            style = "noto" if split == "train" else "twemoji"
+            drawings.append(Drawing(noun, "toy", style, noun, split, common=noun != "crown", held_out=False))
             rgba = np.zeros((128, 128, 4), np.uint8)
             rgba[20:100, 30:90] = (200, 40, 40, 255) if noun == "dog" else (40, 40, 200, 255)
             pixels.append(rgba)
@@ -290,16 +294,28 @@ def test_adapters_for_other_bases_are_trained_and_used(bases, family):
 
 
 @pytest.fixture(scope="module")
-def ablations():
-    """The benchmark's program, which lies outside the package."""
-    path = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
-    spec = importlib.util.spec_from_file_location("ablations", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["ablations"] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["ablations"]
+def benchmark():
+    """Return a program that lies outside the package, by its name."""
+    opened = []
+
+    def benchmark(name):
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        if name not in opened:  # its dataclasses look for it there
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+            opened.append(name)
+        return sys.modules[name]
+
+    yield benchmark
+    for name in opened:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ablations(benchmark):
+    return benchmark("ablations")
 
 
 def test_ablations_change_one_thing_a_row(home, ablations, capsys):
@@ -323,3 +339,30 @@ def test_a_part_without_scores_is_run_as_the_model_was(home, ablations):
     ablations._without_scoring(pipeline)
     assert pipeline.adapter.scoring is None
     assert dict(pipeline.defaults) == before
+
+
+def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benchmark, tmp_path, capsys):
+    recipe = tmp_path / "tuned.yaml"
+    recipe.write_text(yaml.safe_dump({"phrase": "dog {word}", "unet": "keys-values", "training": TRAINING}))
+    size = ["--subjects", "2", "--prompts", "1", "--seeds", "1", "--steps", "2", "--rows", "subject"]
+    given = ["--drawings", str(home / "drawings"), "--model", str(home / "joint" / "export"), "--method", str(recipe)]
+    assert main(["evaluate", *size, *given, "--output", str(tmp_path / "tuned")]) == 0
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "tuned", copied)
+    sheets = sorted((copied / "tuning").glob("*.png"))
+    assert len(sheets) == 2
+    for path in sheets:  # a base that repeats its reference
+        reference = Image.open(path).convert("RGB").crop((0, 0, 32, 32))
+        sheet([reference] * 4, columns=4).save(path)
+    capsys.readouterr()
+    grid = tmp_path / "fits.png"
+    benchmark("fits").main(
+        [str(tmp_path / "tuned"), str(copied), "--drawings", str(home / "drawings"), "--grid", str(grid)]
+    )
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert {name: row[0] for name, row in rows.items()} == {"| the reference": "2", "| tuned": "6", "| copied": "6"}
+    assert rows["| copied"][1:] == rows["| the reference"][1:]
+    assert re.match(r"-?\.\d\d \(", rows["| tuned"][1])
+    left, middle, right = (np.asarray(Image.open(grid))[-32:, start : start + 32 or None] for start in (-104, -68, -32))
+    assert np.array_equal(left, right)
+    assert not np.array_equal(left, middle)

@@ -554,7 +554,21 @@ def test_the_masks_figure_is_of_the_steps_that_begin_in_the_second_half(steps, e
         masks[number, : number + 1] = 1
     figures = _mask_figures(masks, torch.ones(1, 20, 20))
     assert figures["mask"] == pytest.approx(expected)
-    assert figures["mask_by_step"] == pytest.approx([0.1 * (number + 1) for number in range(steps)])
+    # Where all is subject, any mask overlaps it by its own size.
+    assert figures["mask_random"] == pytest.approx(expected)
+    assert figures["mask_all"] == 1.0
+    for name in ("mask_by_step", "mask_random_by_step"):
+        assert figures[name] == pytest.approx([0.1 * (number + 1) for number in range(steps)])
+
+
+def test_a_random_mask_is_as_large_as_the_mask_of_its_step():
+    """Of a picture whose left half is subject, all of which the masks find, and then as much again beside it."""
+    region = torch.zeros(1, 10, 10)
+    region[:, :, :5] = 1
+    figures = _mask_figures(torch.cat([region, torch.ones(1, 10, 10)]), region)
+    assert figures["mask_by_step"] == pytest.approx([1.0, 0.5])
+    assert figures["mask_random_by_step"] == pytest.approx([0.25 / 0.75, 0.5])
+    assert (figures["mask"], figures["mask_random"]) == (pytest.approx(0.5), pytest.approx(0.5))
 
 
 def test_what_a_folder_belongs_to_is_written_once_and_must_be_readable(tmp_path):
@@ -586,4 +600,4 @@ def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_
     report = summarise(judge(bench, judges, {"subject": tmp_path}), bench, {})
     assert report["rows"]["subject"]["pictures"] == COUNT
     assert "mask" not in report["rows"]["subject"]
-    assert report["mask_by_step"] == []
+    assert (report["mask_by_step"], report["mask_random_by_step"]) == ([], [])

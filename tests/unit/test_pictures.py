@@ -15,6 +15,7 @@ from PIL import Image
 from realcustom.errors import InputError
 from realcustom.pictures import (
     as_seen,
+    cells_of,
     mask_over,
     mask_strip,
     read_picture,
@@ -37,6 +38,10 @@ def test_sheet_lays_cells_row_by_row():
     assert [whole.getpixel(at) for at in ((0, 0), (5, 0), (0, 4), (5, 4), (4, 0))] == [
         (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255), (255, 255, 255),
     ]  # fmt: skip
+    found = cells_of(whole, (4, 3), gap=1)
+    assert [cell.tobytes() for cell in found] == [
+        cell.tobytes() for cell in [*cells, Image.new("RGB", (4, 3), "white")]
+    ]
 
 
 def test_mask_over_leaves_the_scope_and_dims_the_rest():

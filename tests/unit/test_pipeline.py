@@ -17,6 +17,7 @@ from realcustom.pipeline import RealCustomPipeline
 from realcustom.portrait import fit_reference
 from realcustom.settings import MASK_SOURCES, MaskSettings
 from realcustom.subject import Subject
+from realcustom.subject_encoder import SubjectEncoder
 
 PROMPT = "a dog on the beach"
 STEPS = 3
@@ -138,6 +139,29 @@ def test_a_row_of_a_batch_is_the_single_run(pipeline, subject, changes):
         torch.testing.assert_close(together.images[row], alone.images[0], atol=1e-4, rtol=0)
         torch.testing.assert_close(together.masks.steps[:, row], alone.masks.steps[:, 0], atol=1e-4, rtol=0)
         assert together.report.subjects[0].words[row] == alone.report.subjects[0].words[0]
+
+
+@pytest.mark.parametrize(("shown", "words", "seen"), [("aabb", "dddd", 2), ("abab", "dddd", 2), ("aaaa", "dcdd", 1)])
+def test_a_picture_that_is_given_several_times_is_looked_at_once(pipeline, subject, monkeypatch, shown, words, seen):
+    pictures = {"a": subject, "b": Image.new("RGB", (40, 40), "teal")}
+    prompts, called = ["a dog and a cat on the beach"] * 4, {"d": "dog", "c": "cat"}
+    looked, features = [], SubjectEncoder.features
+
+    def counted(self, levels, adapter):
+        looked.append(len(levels))
+        return features(self, levels, adapter)
+
+    arguments = {"num_inference_steps": STEPS, "output_type": "np"}
+    given, said = [pictures[one] for one in shown], [called[one] for one in words]
+    alone = [
+        pipeline(prompt, picture, word, generator=one, **arguments).images[0]
+        for prompt, picture, word, one in zip(prompts, given, said, seeded(1, 2, 3, 4), strict=True)
+    ]
+    monkeypatch.setattr(SubjectEncoder, "features", counted)
+    together = pipeline(prompts, given, said, generator=seeded(1, 2, 3, 4), **arguments)
+    assert looked == [seen]
+    np.testing.assert_allclose(together.images, np.stack(alone), atol=2e-3)
+    assert len(together.report.subjects[0].portraits) == seen
 
 
 def test_pictures_of_one_prompt_lie_next_to_each_other(pipeline, subject):

@@ -48,15 +48,38 @@ def judges():
         ("a robot and a robot-car", {}),
         ("a robot and a car and a top hat", {}),
         ("a robot with a top hat next to a car", {"worn": "top hat", "beside": "car"}),
+        ("a robot wearing a red top hat", {"worn": "top hat"}),
+        ("a red old toy robot", {"colour": "red"}),
+        ("my robot, red, on the beach", {"place": "beach"}),
+        ("a red car and the robot", {}),
+        ("red robot in space", {"place": "space", "colour": "red"}),
     ],
 )
 def test_what_a_prompt_asks_for_is_its_place_one_colour_one_thing_worn_and_one_beside(judges, prompt, found):
-    assert asked(prompt, judges) == found
+    assert asked(prompt, judges, ["robot"]) == found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "found"),
+    [
+        ("a red car next to a robot", ["Car"], {"colour": "red"}),
+        ("a robot next to a red car", ["car"], {"colour": "red"}),
+        ("a blue top hat in space", ["top hat"], {"place": "space", "colour": "blue"}),
+        ("a red top hat and glasses", ["top hat"], {"colour": "red", "worn": "glasses"}),
+        ("a red robot and a car", ["robot", "car"], {}),
+        ("a red robot and a blue car in space", ["robot", "car"], {"place": "space"}),
+    ],
+)
+def test_the_subjects_own_word_is_neither_worn_nor_beside_and_colour_is_what_stands_before_it(
+    judges, prompt, words, found
+):
+    """Of several subjects none has a colour that the judges could tell from the other's."""
+    assert asked(prompt, judges, words) == found
 
 
 def test_what_the_judges_do_not_know_is_not_asked_for():
     few = Judges(["snow"], ["robot"], ["red"], widths=[16] * 4, identity_dim=8)
-    assert asked("a blue robot with a top hat on the beach", few) == {}
+    assert asked("a blue robot with a top hat on the beach", few, ["robot"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +118,7 @@ def test_merits_are_those_worked_out_by_hand():
     left[:, :, :4] = 1
 
     def merit(prompt, *subjects, masks):
-        (found,) = merits(ByColour(), prompt, [half], subjects, torch.stack(masks))
+        (found,) = merits(ByColour(), prompt, ["robot"] * len(subjects), [half], subjects, torch.stack(masks))
         return found.identity, found.control
 
     cosine = 0.5**0.5

@@ -39,7 +39,7 @@ def test_its_tokens_are_those_of_its_picture(tiny, encoder, adapter, subject, tm
     assert (len(loaded.features.shallow), loaded.features.local.shape) == (1, (1, 64, 48))
     with torch.no_grad():
         known, seen = (
-            encoder.reference(adapter, [one], [encoder.examine(one)], 1, torch.device("cpu"), torch.float32)
+            encoder.reference(adapter, [one], [encoder.examine(one)], torch.device("cpu"), torch.float32)
             for one in (loaded, picture)
         )
     torch.testing.assert_close(known.tokens, seen.tokens)

@@ -159,8 +159,8 @@ def test_what_is_known_of_a_subject_is_held_once_for_all_its_pictures(pipe, subj
     device, dtype = torch.device("cpu"), torch.float32
     seen = [encoder.examine(one) for one in pictures]
     with torch.no_grad():
-        one = encoder.reference(pipe.adapter, pictures, seen, 1, device, dtype)
-        many = encoder.reference(pipe.adapter, pictures, seen, times, device, dtype)
+        one = encoder.reference(pipe.adapter, pictures, seen, device, dtype)
+    many = one.repeated(times)
     for name, pair in many.keys_values.items():
         for held, single in zip(pair, one.keys_values[name], strict=True):
             assert held.shape[0] == subjects * times
@@ -172,8 +172,8 @@ def test_several_pictures_of_several_subjects_lie_subject_by_subject(pipe):
     encoder, pictures = pipe.subject_encoder, [picture("orange"), picture("navy")]
     seen = [encoder.examine(one) for one in pictures]
     with torch.no_grad():
-        one = encoder.reference(pipe.adapter, pictures, seen, 1, torch.device("cpu"), torch.float32)
-        many = encoder.reference(pipe.adapter, pictures, seen, 2, torch.device("cpu"), torch.float32)
+        one = encoder.reference(pipe.adapter, pictures, seen, torch.device("cpu"), torch.float32)
+    many = one.repeated(2)
     assert torch.equal(many.tokens, one.tokens[[0, 0, 1, 1]])
     assert torch.equal(many.frames, one.frames[[0, 0, 1, 1]])
 

@@ -165,10 +165,11 @@ def _best(
     found: list[Merit] = []
     several: Sequence[Subject] = subjects_of(cast.sources, settings).get("subjects", ())
     subjects = [one.likenesses for one in several] or [list(source.pictures) for source in cast.sources]
+    words = [one.word for one in several] or [settings.subject_word]
     for start in range(0, len(seeds), _AT_ONCE):
         part = seeds[start : start + _AT_ONCE]
         painting = painter.paint(cast.sources, [settings.model_copy(update={"seed": seed}) for seed in part])
-        found += merits(judges, settings.prompt, painting.pictures, subjects, painting.masks.each[-1])
+        found += merits(judges, settings.prompt, words, painting.pictures, subjects, painting.masks.each[-1])
         made += [_Painted(painting, number, None, {"seed": seed}) for number, seed in enumerate(part)]
         print(f"{len(made)} of {len(seeds)}", file=sys.stderr)
     return [replace(made[number], told={**made[number].told, **asdict(found[number])}) for number in best(found)]

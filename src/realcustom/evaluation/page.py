@@ -123,7 +123,6 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
     meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {_MEANING[name]}</li>" for name in shown)
     galleries = "".join(f"<h2>{name}</h2>{''.join(figures)}" for name, figures in ranked.items())
-    steps = ", ".join(f"{value:.2f}" for value in report["mask_by_step"])
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
@@ -132,7 +131,7 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
         f"<h2>Similarity and control</h2>{scatter(points_of(report['rows'], 'control', 'similarity'), 'control', 'similarity')}"
         f"<h2>By family of sentences</h2>{table(report['families'], shown, of='family', told=FAMILIES)}"
         f"<h2>By kind of subject</h2>{table(report['kinds'], shown, of='kind')}"
-        f"<p>Overlap of the mask with the subject, step by step: {steps}</p>"
+        f"{_by_step(report)}"
         "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
         f"{galleries}{_history(report['training'])}</html>"
     )
@@ -167,6 +166,19 @@ def table(
         for row, figures in rows.items()
     )
     return f"<table><tr><th>{of}</th><th>pictures</th>{head}</tr>{body}</table>"
+
+
+def _by_step(report: Mapping[str, Any]) -> str:
+    """Return the overlaps of the masks of every step with the subject as an HTML table; nothing without masks."""
+    if not report["mask_by_step"]:
+        return ""
+    whole = [report["rows"]["subject"]["mask_all"][0]] * len(report["mask_by_step"])
+    of = {"the mask": report["mask_by_step"], "a random one": report["mask_random_by_step"], "the whole picture": whole}
+    head = "".join(f"<th>{number}</th>" for number in range(1, len(whole) + 1))
+    body = "".join(
+        f"<tr><td>{name}</td>{''.join(f'<td>{value:.2f}</td>' for value in values)}</tr>" for name, values in of.items()
+    )
+    return f"<h2>Overlap of the mask with the subject, by step</h2><table><tr><th>step</th>{head}</tr>{body}</table>"
 
 
 def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:

@@ -35,30 +35,44 @@ class Merit:
     """Mean probability of what the prompt asks for and the judges know, in [0, 1]; None if they know nothing of it."""
 
 
-def asked(prompt: str, judges: Judges) -> dict[str, str]:
+def asked(prompt: str, judges: Judges, words: Sequence[str]) -> dict[str, str]:
     """Return what a prompt asks for that the judges can see, by the names of their labels.
 
-    These are its place, that of the longest phrase if it says several; and its colour, what is worn and what is beside the
-    subject, where it says one and no more of each.
+    These are its place, that of the longest phrase if it says several; what is worn and what is beside the subject, where it
+    says one and no more of each; and, of a single subject, the colour that stands before its word.
+
+    Args:
+        prompt: a sentence.
+        judges: of the stickers world.
+        words: what the prompt calls its subjects, which are neither worn nor beside.
     """
-    found, rest = {}, prompt.lower()
+    found, rest, own = {}, prompt.lower(), [word.lower() for word in words]
     # A colour's name alone, as in "a red robot", says nothing of the place.
     named = [(place.name, place.name) for place in PLACES if place.name not in COLOURS]
     phrases = [*named, *((phrase, place.name) for place in PLACES for phrase in place.phrases)]
     for phrase, name in sorted(phrases, key=lambda one: -len(one[0])):
         if name in judges.labels["place"] and _said(rest, [phrase]):
             found["place"] = name
-            rest = rest.replace(phrase, " ")  # "on a red background" says nothing of the subject's colour
+            rest = rest.replace(phrase, " ")  # "on a glass" says nothing of what is worn
             break
-    wearable = judges.labels.get("worn", ())
-    beside = _said(rest, judges.labels.get("beside", ()), _BESIDE)
+    wearable, others = (
+        [label for label in judges.labels.get(kind, ()) if label not in own] for kind in ("worn", "beside")
+    )
+    beside = _said(rest, others, _BESIDE)
     if "wearing" in rest:  # "wearing glasses and a crown"
         beside = [label for label in beside if label not in wearable]
-    for label in beside:  # it is not worn, and its colour is its own
+    for label in beside:  # it is not worn
         rest = re.sub(_pattern(label, _BESIDE), " ", rest)
-    worn, colour = (_said(rest, labels) for labels in (wearable, judges.labels.get("colour", ())))
-    said = {"beside": beside, "worn": worn, "colour": colour}
+    colour = _said(_described(prompt.lower(), own[0]), judges.labels.get("colour", ())) if len(own) == 1 else []
+    said = {"beside": beside, "worn": _said(rest, wearable), "colour": colour}
     return found | {kind: labels[0] for kind, labels in said.items() if len(labels) == 1}
+
+
+def _described(prompt: str, word: str) -> str:
+    """Return what stands between an article, or the beginning, and a word: "old red" of "on an old red taxi"."""
+    before = rf"(?:^|\b(?:an?|the)\s)((?:(?!(?:an?|the)\s)[\w-]+\s+)*)(?={_pattern(word)})"
+    found = re.search(before, prompt)
+    return found[1] if found else ""
 
 
 def _pattern(words: str, before: str = "") -> str:
@@ -73,6 +87,7 @@ def _said(prompt: str, labels: Iterable[str], before: str = "") -> list[str]:
 def merits(
     judges: Judges,
     prompt: str,
+    words: Sequence[str],
     pictures: Sequence[Image.Image],
     subjects: Sequence[Sequence[Likeness]],
     masks: Tensor,
@@ -82,11 +97,12 @@ def merits(
     Args:
         judges: of the stickers world.
         prompt: of all pictures.
+        words: what it calls each of `s` subjects.
         pictures: all of one size.
-        subjects: the pictures of each of `s` subjects.
+        subjects: the pictures of each.
         masks: `[s, b, h, w]`, where each could act, which tells several apart.
     """
-    wanted = asked(prompt, judges)
+    wanted = asked(prompt, judges, words)
     pixels = to_pixels([np.asarray(one.convert("RGB").resize((SIDE, SIDE))) for one in pictures])
     reading = judges.read(pixels)
     seen = {

@@ -268,11 +268,14 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     coarse = area_mask(region, (masks.shape[1], masks.shape[2]))
     by_step = overlap(masks, coarse.expand(len(masks), -1, -1))
     inside = float((coarse >= 0.5).float().mean())
+    random = torch.tensor([chance_of_overlap(size, inside) for size in coverage(masks).tolist()])
+    second_half = slice(-max(1, len(masks) // 2), None)
     return {
-        "mask": float(by_step[-max(1, len(masks) // 2) :].mean()),
-        "mask_random": chance_of_overlap(float(coverage(masks[-1:])), inside),
+        "mask": float(by_step[second_half].mean()),
+        "mask_random": float(random[second_half].mean()),
         "mask_all": float(overlap(torch.ones_like(coarse), coarse)),
         "mask_by_step": by_step.tolist(),
+        "mask_random_by_step": random.tolist(),
     }
 
 
@@ -313,17 +316,21 @@ FIGURES = (
 )  # fmt: skip
 """What is averaged over the pictures of a row, where a row has it."""
 
+OF_STEPS = ("mask_by_step", "mask_random_by_step")
+"""What is averaged over the pictures of subjects, step by step."""
+
 
 def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the report: for every row and figure [mean, low, high], the interval by bootstrap over subjects.
 
-    "families" and "kinds" hold the same of the pictures of subjects alone, for each family of sentences and kind of subject.
+    "families" and "kinds" hold the same of the pictures of subjects alone, for each family of sentences and kind of subject,
+    and those of `OF_STEPS` a value for each step, where there are masks.
     """
     by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
     by_family = {family: [record for record in by_row["subject"] if record["family"] == family] for family in FAMILIES}
     kinds = sorted({record["kind"] for record in by_row["subject"]})
     by_kind = {kind: [record for record in by_row["subject"] if record["kind"] == kind] for kind in kinds}
-    by_step = [record["mask_by_step"] for record in records if "mask_by_step" in record]
+    steps = {name: [record[name] for record in records if name in record] for name in OF_STEPS}
     return {
         "benchmark": f"stickers {VERSION}",
         "split": bench.split,
@@ -331,5 +338,5 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
         "rows": {row: means_of(own, FIGURES) for row, own in by_row.items() if own},
         "families": {family: means_of(own, FIGURES) for family, own in by_family.items() if own},
         "kinds": {kind: means_of(own, FIGURES) for kind, own in by_kind.items()},
-        "mask_by_step": np.round(np.mean(by_step, axis=0), 4).tolist() if by_step else [],
+        **{name: np.round(np.mean(each, axis=0), 4).tolist() if each else [] for name, each in steps.items()},
     }

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BELOW, LEGEND = 720, 380, 52, 46, 210
-COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#5c940d", "#495057")
+RIGHT, HEIGHT, LEFT, BELOW = 520, 380, 52, 46
+"""Where the axes end, in pixels; the legend stands to the right of them, as wide as its longest name."""
+LETTER = 7
+"""Of the legend, about as wide as that in pixels."""
+COLOURS = (
+    "#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#b08900", "#495057", "#3b5bdb", "#c2255c", "#7b4b2a", "#5c940d",
+)  # fmt: skip
 
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -68,7 +73,8 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
     """
     if not points:
         return ""
-    across = _Axis([one.control for one in points], LEFT, WIDTH - LEGEND)
+    width = RIGHT + 44 + LETTER * max(len(one.curve) for one in points)
+    across = _Axis([one.control for one in points], LEFT, RIGHT)
     up = _Axis([one.similarity for one in points], HEIGHT - BELOW, 30)
     drawn = ""
     for tick in across.ticks():
@@ -77,7 +83,7 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
         drawn += f'<text text-anchor="middle" x="{x:.1f}" y="{HEIGHT - 26}">{tick:.2f}</text>'
     for tick in up.ticks():
         y = up(tick)
-        drawn += _line((LEFT - 8, y), (WIDTH - LEGEND + 6, y), "#e9ecef")
+        drawn += _line((LEFT - 8, y), (RIGHT + 6, y), "#e9ecef")
         drawn += f'<text text-anchor="end" x="{LEFT - 12}" y="{y + 4:.1f}">{tick:.2f}</text>'
     for number, curve in enumerate(dict.fromkeys(one.curve for one in points)):
         colour, own = COLOURS[number % len(COLOURS)], [one for one in points if one.curve == curve]
@@ -95,12 +101,12 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
                 f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{escape(one.mark)}</text>' if one.mark else ""
             )
         y = 34 + 18 * number
-        drawn += f'<rect x="{WIDTH - LEGEND + 22}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
-        drawn += f'<text x="{WIDTH - LEGEND + 36}" y="{y + 4}">{escape(curve)}</text>'
+        drawn += f'<rect x="{RIGHT + 22}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
+        drawn += f'<text x="{RIGHT + 36}" y="{y + 4}">{escape(curve)}</text>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-size="12" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{HEIGHT}" font-size="12" '
         'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f'{drawn}<text text-anchor="middle" x="{(LEFT + WIDTH - LEGEND) // 2}" y="{HEIGHT - 6}">{escape(control)}</text>'
+        f'{drawn}<text text-anchor="middle" x="{(LEFT + RIGHT) // 2}" y="{HEIGHT - 6}">{escape(control)}</text>'
         f'<text x="0" y="14">{escape(similarity)}</text></svg>'
     )
 

@@ -1,0 +1,77 @@
+"""Whether what is tuned to each subject has learned it: what the tuned base makes of the subject's phrase alone.
+
+    python benchmarks/fits.py runs/dreambooth runs/custom-diffusion [--drawings runs/stickers/drawings] [--grid fits.png]
+
+The folders are those of `realcustom evaluate --method RECIPE`, whose `tuning/SUBJECT.png` show the reference beside three
+pictures of "a picture of" and the phrase. Prints how alike these are to the subject, by the judges of StickerBench, next to the
+reference itself; a subject whose noun has no other drawing takes no part. The grid shows the reference of every subject and the
+first picture of each folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from realcustom.data.examples import to_pixels
+from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.evaluation.benchmark import Item, StickerBench
+from realcustom.evaluation.galleries import Galleries
+from realcustom.evaluation.judges import SHIPPED, Judges
+from realcustom.evaluation.scores import means_of, with_interval
+from realcustom.loading import load_strictly
+from realcustom.pictures import cells_of, labelled_grid, read_picture
+
+FIGURES = ("similarity", "identity")
+
+
+@torch.no_grad()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table and write the grid."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of realcustom evaluate --method RECIPE")
+    parser.add_argument("--drawings", type=Path, default=Path("runs/stickers/drawings"))
+    parser.add_argument("--grid", type=Path, default=Path("fits.png"))
+    options = parser.parse_args(arguments)
+    split = json.loads((options.folders[0] / "report.json").read_text("utf-8"))["split"]
+    made = {folder.name: _pictures(folder) for folder in options.folders}
+    side = next(iter(made[options.folders[0].name].values()))[0].width
+    bench = StickerBench(DrawingStore.load(options.drawings), split, prompts=1, seeds=1, side=side)
+    shown = [item for item in bench.one_each() if all(item.subject_file in pictures for pictures in made.values())]
+    judges = load_strictly(Judges, SHIPPED)
+    galleries = Galleries(bench, judges)
+    of = {"the reference": {item.subject_file: [Image.fromarray(item.example.reference)] for item in shown}, **made}
+    print(f"| | pictures | {' | '.join(FIGURES)} |\n|---|---|---|---|")
+    for name, pictures in of.items():
+        figures = _figures(shown, pictures, galleries, judges)
+        told = " | ".join(with_interval(figures.get(figure), ".2f") for figure in FIGURES)
+        print(f"| {name} | {figures['pictures']} | {told} |".replace("0.", "."))
+    cells = [pictures[item.subject_file][0] for item in shown for pictures in of.values()]
+    labelled_grid(cells, list(of), [item.example.facts["noun"] for item in shown]).save(options.grid)
+
+
+def _pictures(folder: Path) -> dict[str, list[Image.Image]]:
+    """Return what a base was tuned to makes of its phrase, by the files of the subjects."""
+    sheets = {path.stem: read_picture(path) for path in sorted((folder / "tuning").glob("*.png"))}
+    return {name: cells_of(whole, (whole.height, whole.height))[1:] for name, whole in sheets.items()}
+
+
+def _figures(
+    shown: Sequence[Item], pictures: Mapping[str, Sequence[Image.Image]], galleries: Galleries, judges: Judges
+) -> dict[str, Sequence[float]]:
+    records = []
+    for item in shown:
+        own = pictures[item.subject_file]
+        for embedding in judges.read(to_pixels([np.asarray(one) for one in own])).identity.numpy():
+            records.append({"group": item.subject, **galleries.identity(item, embedding)})
+    return means_of(records, FIGURES)
+
+
+if __name__ == "__main__":
+    main()
