@@ -150,7 +150,7 @@ TABLES: dict[str, dict[str, Variant]] = {
     },
     "steps": {
         **MODEL,
-        **_values("num_inference_steps", 8, 10, 25),
+        **_values("num_inference_steps", 6, 8, 15, 25),
         "DDIM": Variant({}, _scheduler("DDIM")),
         "Euler": Variant({}, _scheduler("Euler")),
         "UniPC": Variant({}, _scheduler("UniPC")),
