@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -366,3 +367,32 @@ def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benc
     left, middle, right = (np.asarray(Image.open(grid))[-32:, start : start + 32 or None] for start in (-104, -68, -32))
     assert np.array_equal(left, right)
     assert not np.array_equal(left, middle)
+
+
+def test_choices_differ_in_one_thing_and_are_measured_once(home, benchmark, monkeypatch, capsys):
+    choices = benchmark("choices")
+    table = choices.TABLES["autoencoder"]
+    kept = {name: table.variants[name] for name in ("the recipe", "a decoder half as wide")}
+    monkeypatch.setitem(choices.TABLES, "autoencoder", dataclasses.replace(table, variants=kept))
+    short = {**TRAINING, "lr_decay_steps": 0, "validation_steps": 2, "checkpointing_steps": 2, "ema_decay": 0}
+    told = [f"training.{name}={value}" for name, value in short.items()]
+    told += [
+        f"data.folder={home / 'drawings'}",
+        "data.resolution=32",
+        "data.scenes.backgrounds=1",
+        "validation_examples=2",
+    ]
+    for _ in range(2):
+        choices.main(["autoencoder", "--output", str(home / "choices"), "--set", *told])
+    first, again = capsys.readouterr().out.strip().split("\n\n")
+    assert first == again
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines()]
+    assert head == ["autoencoder", "million parameters", "pictures", "hours", "psnr"]
+    assert [row[0] for row in rows] == list(kept)
+    for row in rows:
+        folder = home / "choices" / re.sub(r"\W+", "-", f"autoencoder {row[0]}")
+        model = AutoencoderDC.from_pretrained(folder / "export")
+        assert row[1] == f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f}"
+        assert row[2] == "4"
+    recipes = [json.loads(path.read_text()) for path in sorted((home / "choices").glob("*/recipe.json"))]
+    assert {name for name in recipes[0] if recipes[0][name] != recipes[1][name]} == {"output_dir", "autoencoder"}
