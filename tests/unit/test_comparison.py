@@ -12,7 +12,7 @@ import pytest
 from realcustom.apps.cli import main
 from realcustom.errors import InputError
 from realcustom.evaluation.comparison import differences, drawing, page, read_reports, rows_of, tuning_seconds
-from realcustom.evaluation.scatter import Point, points_of, scatter
+from realcustom.evaluation.scatter import LETTER, Point, points_of, scatter
 
 
 def records(*scores):
@@ -134,7 +134,7 @@ def test_a_curve_goes_by_its_numbers():
 
 def test_a_curve_is_named_once_and_its_points_by_the_numbers_that_differ():
     names = ["mask 0.1, then 0.5", "mask 0.2, then 0.5", "scale 1.0", "scale 0.6", "seed 3"]
-    points = points_of({name: {"x": [0.1], "y": [0.2]} for name in names}, "x", "y")
+    points = points_of({name: {"x": [0.1 * place], "y": [0.2]} for place, name in enumerate(names)}, "x", "y")
     assert {(point.name, point.curve, point.mark) for point in points} == {
         ("mask 0.1, then 0.5", "mask , then 0.5", "0.1"), ("mask 0.2, then 0.5", "mask , then 0.5", "0.2"),
         ("scale 0.6", "scale", "0.6"), ("scale 1.0", "scale", "1.0"), ("seed 3", "seed 3", ""),
@@ -175,3 +175,21 @@ def test_the_command_prints_a_table_and_writes_what_is_asked_for(folders, tmp_pa
         (folders[-1] / "tuning.jsonl").write_text(torn)
         assert main(["compare", *map(str, folders)]) == 2
         assert "tuning.jsonl" in capsys.readouterr().err
+
+
+def test_marks_that_would_cover_another_are_left_out():
+    close = [
+        Point(name, [0.5], [similarity], "curve", name) for name, similarity in (("1", 0.2), ("2", 0.201), ("3", 0.8))
+    ]
+    drawn = scatter(close, "x", "y")
+    assert [drawn.count(f">{mark}</text>") for mark in "123"] == [1, 0, 1]
+    assert [drawn.count(f"<title>{name}</title>") for name in "123"] == [1, 1, 1]
+
+
+def test_the_drawing_is_wide_enough_for_the_longest_name():
+    short, long = (scatter([Point("a", [0.5], [0.5], curve)], "x", "y") for curve in ("a", "a" * 50))
+    assert _width(long) - _width(short) == 49 * LETTER
+
+
+def _width(drawn):
+    return int(re.search(r'<svg [^>]*width="(\d+)"', drawn)[1])

@@ -32,7 +32,7 @@ class Point:
     curve: str
     """Points of one curve are joined in their order and have one colour; the legend says its name."""
     mark: str = ""
-    """What is written at the point: where on its curve it is."""
+    """What is written at the point, unless it would cover what is written at another: where on its curve it is."""
 
 
 def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: str) -> list[Point]:
@@ -76,7 +76,7 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
     width = RIGHT + 44 + LETTER * max(len(one.curve) for one in points)
     across = _Axis([one.control for one in points], LEFT, RIGHT)
     up = _Axis([one.similarity for one in points], HEIGHT - BELOW, 30)
-    drawn = ""
+    drawn, marked = "", list[tuple[float, float]]()
     for tick in across.ticks():
         x = across(tick)
         drawn += _line((x, HEIGHT - BELOW + 6), (x, 24), "#e9ecef")
@@ -97,9 +97,9 @@ def scatter(points: Sequence[Point], control: str, similarity: str) -> str:
             drawn += (
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(one.name)}</title></circle>'
             )
-            drawn += (
-                f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{escape(one.mark)}</text>' if one.mark else ""
-            )
+            if one.mark and not any(abs(x - left) < 24 and abs(y - top) < 11 for left, top in marked):
+                drawn += f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" fill="{colour}">{escape(one.mark)}</text>'
+                marked.append((x, y))
         y = 34 + 18 * number
         drawn += f'<rect x="{RIGHT + 22}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
         drawn += f'<text x="{RIGHT + 36}" y="{y + 4}">{escape(curve)}</text>'
