@@ -4,8 +4,8 @@
 
 The folders are those of `realcustom evaluate --method RECIPE`, whose `tuning/SUBJECT.png` show the reference beside three
 pictures of "a picture of" and the phrase. Prints how alike these are to the subject, by the judges of StickerBench, next to the
-reference itself; a subject whose noun has no other drawing takes no part. The grid shows the reference of every subject and the
-first picture of each folder.
+reference itself; a subject whose noun has no other drawing takes no part. The grid shows the references of ten
+subjects, and below each the first picture of every folder.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = _figures(shown, pictures, galleries, judges)
         told = " | ".join(with_interval(figures.get(figure), ".2f") for figure in FIGURES)
         print(f"| {name} | {figures['pictures']} | {told} |".replace("0.", "."))
-    cells = [pictures[item.subject_file][0] for item in shown for pictures in of.values()]
-    labelled_grid(cells, list(of), [item.example.facts["noun"] for item in shown]).save(options.grid)
+    drawn = shown[:10]
+    cells = [pictures[item.subject_file][0] for pictures in of.values() for item in drawn]
+    labelled_grid(cells, [item.example.facts["noun"] for item in drawn], list(of)).save(options.grid)
 
 
 def _pictures(folder: Path) -> dict[str, list[Image.Image]]:

@@ -364,9 +364,9 @@ def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benc
     assert {name: row[0] for name, row in rows.items()} == {"| the reference": "2", "| tuned": "6", "| copied": "6"}
     assert rows["| copied"][1:] == rows["| the reference"][1:]
     assert re.match(r"-?\.\d\d \(", rows["| tuned"][1])
-    left, middle, right = (np.asarray(Image.open(grid))[-32:, start : start + 32 or None] for start in (-104, -68, -32))
-    assert np.array_equal(left, right)
-    assert not np.array_equal(left, middle)
+    top, middle, bottom = (np.asarray(Image.open(grid))[start : start + 32 or None, -32:] for start in (-104, -68, -32))
+    assert np.array_equal(top, bottom)
+    assert not np.array_equal(top, middle)
 
 
 def test_choices_differ_in_one_thing_and_are_measured_once(home, benchmark, monkeypatch, capsys):
