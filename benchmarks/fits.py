@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| | pictures | {' | '.join(FIGURES)} |\n|---|---|---|---|")
     for name, pictures in of.items():
         figures = _figures(shown, pictures, galleries, judges)
-        told = " | ".join(with_interval(figures.get(figure), ".2f") for figure in FIGURES)
-        print(f"| {name} | {figures['pictures']} | {told} |".replace("0.", "."))
+        told = " | ".join(with_interval(figures.get(figure), ".2f") for figure in FIGURES).replace("0.", ".")
+        print(f"| {name} | {figures['pictures']} | {told} |")
     drawn = shown[:10]
     cells = [pictures[item.subject_file][0] for pictures in of.values() for item in drawn]
     labelled_grid(cells, [item.example.facts["noun"] for item in drawn], list(of)).save(options.grid)
