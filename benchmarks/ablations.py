@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tables
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +32,6 @@ from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import UNBOUNDED, Customized, in_batches
 from realcustom.evaluation.output import Settings, write_lines
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
-from realcustom.evaluation.scores import with_interval
 from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
 
@@ -176,8 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"))
     options = parser.parse_args(arguments)
-    if unknown := set(options.tables) - TABLES.keys():
-        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    asked = tables.chosen(parser, options.tables, TABLES)
     store, judges = DrawingStore.load(options.drawings), load_strictly(Judges, SHIPPED)
     side = RealCustomPipeline.from_pretrained(options.model).side
     whole = StickerBench(store, "validation", options.subjects, options.prompts, options.seeds, side)
@@ -190,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if variant.change is not None:
             variant.change(pipeline)
         bench = whole if variant.word is None else _called(whole, variant.word)
-        folder = options.output / re.sub(r"[^\w.]+", "-", name).strip("-.")
+        folder = options.output / tables.folder_name(name)
         method, settings = Customized(pipeline), Settings(**variant.settings)
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
@@ -200,17 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
         return report["rows"]["subject"]
 
-    for table in options.tables or TABLES:
-        names = (table, *WITH_INTERVALS, *ALONE)
-        print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
+    for table in asked:
+        tables.begin(table, *WITH_INTERVALS, *ALONE)
         for name in TABLES[table]:
-            print(_line(name, measured(name)), flush=True)
-
-
-def _line(name: str, figures: Mapping[str, Any]) -> str:
-    told = [with_interval(figures.get(figure), ".2f") for figure in WITH_INTERVALS]
-    told += [with_interval(figures[figure][:1], ".2f") if figure in figures else "" for figure in ALONE]
-    return f"| {name} | {' | '.join(told).replace('0.', '.')} |"
+            figures = measured(name)
+            tables.add(
+                name,
+                *(tables.share(figures.get(figure)) for figure in WITH_INTERVALS),
+                *(tables.share(figures[figure][:1] if figure in figures else None) for figure in ALONE),
+            )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tables
 from safetensors import safe_open
 
 from realcustom.apps.train import train
@@ -97,17 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/choices"))
     parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="of every recipe")
     options = parser.parse_args(arguments)
-    if unknown := set(options.tables) - TABLES.keys():
-        parser.error(f"there is no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
-    for name in options.tables or TABLES:
+    for name in tables.chosen(parser, options.tables, TABLES):
         table = TABLES[name]
-        columns = (name, "million parameters", "pictures", "hours", *table.figures)
-        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        tables.begin(name, "million parameters", "pictures", "hours", *table.figures)
         for variant, changes in table.variants.items():
-            folder = options.output / re.sub(r"\W+", "-", f"{name} {variant}")
+            folder = options.output / tables.folder_name(f"{name} {variant}")
             told = (*table.short, *changes, f"output_dir={folder}", *options.set)
             train(table.part, RECIPES / table.recipe, told)
-            print(f"| {variant} | {' | '.join(_measured(folder, table))} |", flush=True)
+            tables.add(variant, *_measured(folder, table))
 
 
 def _measured(folder: Path, table: Table) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 from PIL import Image
 
@@ -24,7 +25,7 @@ from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import SHIPPED, Judges
-from realcustom.evaluation.scores import means_of, with_interval
+from realcustom.evaluation.scores import means_of
 from realcustom.loading import load_strictly
 from realcustom.pictures import cells_of, labelled_grid, read_picture
 
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--drawings", type=Path, default=Path("runs/stickers/drawings"))
     parser.add_argument("--grid", type=Path, default=Path("fits.png"))
     options = parser.parse_args(arguments)
+    for folder in options.folders:
+        if not (folder / "report.json").exists() or not any((folder / "tuning").glob("*.png")):
+            parser.error(
+                f"{folder} holds no tuning; make it with: realcustom evaluate --method RECIPE --output {folder}"
+            )
     split = json.loads((options.folders[0] / "report.json").read_text("utf-8"))["split"]
     made = {folder.name: _pictures(folder) for folder in options.folders}
     side = next(iter(made[options.folders[0].name].values()))[0].width
@@ -47,11 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judges = load_strictly(Judges, SHIPPED)
     galleries = Galleries(bench, judges)
     of = {"the reference": {item.subject_file: [Image.fromarray(item.example.reference)] for item in shown}, **made}
-    print(f"| | pictures | {' | '.join(FIGURES)} |\n|---|---|---|---|")
+    tables.begin("", "pictures", *FIGURES)
     for name, pictures in of.items():
         figures = _figures(shown, pictures, galleries, judges)
-        told = " | ".join(with_interval(figures.get(figure), ".2f") for figure in FIGURES).replace("0.", ".")
-        print(f"| {name} | {figures['pictures']} | {told} |")
+        tables.add(name, str(figures["pictures"]), *(tables.share(figures.get(figure)) for figure in FIGURES))
     drawn = shown[:10]
     cells = [pictures[item.subject_file][0] for pictures in of.values() for item in drawn]
     labelled_grid(cells, [item.example.facts["noun"] for item in drawn], list(of)).save(options.grid)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+import tables
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     known = torch.stack([state(noun) for noun in nouns])
     ranks = []
-    print("| word | means | nearest | rank of the right one |\n|---|---|---|---|")
+    tables.begin("word", "means", "nearest", "rank of the right one")
     for word, noun in PARAPHRASED_NOUNS.items():
         order = F.cosine_similarity(known, state(word)[None]).argsort(descending=True).tolist()
         ranks.append(order.index(nouns.index(noun)) + 1)
-        print(f"| {word} | {noun} | {nouns[order[0]]} | {ranks[-1]} |")
+        tables.add(word, noun, nouns[order[0]], str(ranks[-1]))
     print(f"\nof {len(nouns)} nouns the right one is the nearest for {ranks.count(1)} of {len(ranks)} words")
 
 

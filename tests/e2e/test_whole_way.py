@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import diffusers
@@ -297,21 +296,9 @@ def test_adapters_for_other_bases_are_trained_and_used(bases, family):
 @pytest.fixture(scope="module")
 def benchmark():
     """Return a program that lies outside the package, by its name."""
-    opened = []
-
-    def benchmark(name):
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        if name not in opened:  # its dataclasses look for it there
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
-            opened.append(name)
-        return sys.modules[name]
-
-    yield benchmark
-    for name in opened:
-        del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")  # as if it were run
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="module")
@@ -360,10 +347,14 @@ def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benc
     benchmark("fits").main(
         [str(tmp_path / "tuned"), str(copied), "--drawings", str(home / "drawings"), "--grid", str(grid)]
     )
-    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[2:]}
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[3:]}
     assert {name: row[0] for name, row in rows.items()} == {"| the reference": "2", "| tuned": "6", "| copied": "6"}
     assert rows["| copied"][1:] == rows["| the reference"][1:]
     assert re.match(r"-?\.\d\d \(", rows["| tuned"][1])
+    shutil.rmtree(copied / "tuning")
+    with pytest.raises(SystemExit):
+        benchmark("fits").main([str(copied), "--drawings", str(home / "drawings")])
+    assert f"{copied} holds no tuning" in capsys.readouterr().err
     top, middle, bottom = (np.asarray(Image.open(grid))[start : start + 32 or None, -32:] for start in (-104, -68, -32))
     assert np.array_equal(top, bottom)
     assert not np.array_equal(top, middle)
