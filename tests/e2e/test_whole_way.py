@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import re
 import shutil
@@ -160,6 +160,18 @@ def test_judges_are_trained_and_used(home, capsys):
     assert report["count"] == report["rows"]["subject"]["pictures"] == 2 * 2
     assert report["rows"].keys() == {"subject", "twin", "oracle", "copy", "drawn"}
     assert report["split"] == "validation"
+
+    if importlib.util.find_spec("ray"):
+        made_elsewhere = ["--rows", "subject", "--ray", "local", "--output", str(home / "on-ray")]
+        try:
+            assert main([*command[:-3], *folders[:2], *made_elsewhere, "--device", "cpu"]) == 0
+        finally:
+            importlib.import_module("ray").shutdown()
+        made = [json.loads(line)["picture"] for line in (home / "on-ray" / "manifest.jsonl").read_text().splitlines()]
+        assert len(made) == 2 * 2
+        for picture in made:
+            here, there = (np.asarray(Image.open(home / run / picture), int) for run in ("evaluation", "on-ray"))
+            assert np.abs(here - there).max() <= 1
 
     work = home / "bench"
     size = ["--drawings", str(home / "drawings"), "--subset", "--prompts", "2"]
@@ -381,7 +393,7 @@ def test_choices_differ_in_one_thing_and_are_measured_once(home, benchmark, monk
     assert head == ["autoencoder", "million parameters", "pictures", "hours", "psnr"]
     assert [row[0] for row in rows] == list(kept)
     for row in rows:
-        folder = home / "choices" / re.sub(r"\W+", "-", f"autoencoder {row[0]}")
+        folder = home / "choices" / f"autoencoder-{row[0].replace(' ', '-')}"
         model = AutoencoderDC.from_pretrained(folder / "export")
         assert row[1] == f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f}"
         assert row[2] == "4"

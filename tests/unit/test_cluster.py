@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -49,23 +49,29 @@ def at_work():
     return [int(pid) for pid, _, told in lines if "ray::_paint" in told and is_ours(int(pid))]
 
 
-def kill_one(killed):
-    """Kill the first worker that is seen at its work, which has made nothing yet: it is opening the model."""
-    while not killed:
+def kill_one(killed, ended):
+    """Kill the first worker that is seen at its work."""
+    while not killed and not ended.wait(0.01):
         if found := at_work():
             os.kill(found[0], signal.SIGKILL)
             killed.append(found[0])
-        time.sleep(0.01)
 
 
-def test_a_killed_workers_pictures_are_made_by_another(tiny, requests, cluster, tmp_path):
+@pytest.mark.parametrize("before", [0, 5], ids=["while it opens the model", "in the middle"])
+def test_a_killed_workers_pictures_are_made_by_another(tiny, requests, cluster, tmp_path, before):
     tiny.pipeline().save_pretrained(tmp_path)
     opening, settings = Opening(str(tmp_path), device="cpu"), Settings(num_inference_steps=2, batch_size=4)
-    method, killed = opening.method(), []
+    method, killed, ended = opening.method(), [], threading.Event()
     here = dict(in_batches(method, settings)(requests))
-    killer = threading.Thread(target=kill_one, args=[killed], daemon=True)
+    making = on_ray("local", opening, method, settings)(requests)
+    there = list(islice(making, before))
+    killer = threading.Thread(target=kill_one, args=[killed, ended])
     killer.start()
-    there = list(on_ray("local", opening, method, settings)(requests))
+    try:
+        there += making
+    finally:
+        ended.set()
+        killer.join()
     assert len(killed) == 1
     assert sorted(place for place, _ in there) == sorted(here) == list(range(len(requests)))
     for place, made in there:

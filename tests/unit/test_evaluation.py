@@ -466,16 +466,16 @@ class TestRun:
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
 
 
-def test_the_report_shows_the_most_alike_first_those_of_the_middle_and_the_least_alike_last(bench):
-    similarities = [0.5, 0.9, 0.1, 0.7, 0.2, 0.8, 0.4, 0.6, 0.3]
+def test_the_report_shows_first_what_is_alike_and_obeys_then_the_middle_and_the_worst_last(bench):
+    figures = [(0.5, 1), (0.9, 1), (0.1, 1), (0.7, 1), (0.2, 1), (0.8, 1), (0.95, 0.5), (0.6, 1), (0.3, 1)]
     records = [
-        {"row": row, "number": item.number, "identity": 1.0, "similarity": similarity if row == "subject" else 1.0}
+        {"row": row, "number": item.number, "identity": 1.0, "similarity": similarity, "control": control}
         for row in ("subject", "twin")
-        for item, similarity in zip(bench.items, similarities, strict=True)
+        for item, (similarity, control) in zip(bench.items, figures if row == "subject" else [(1, 1)] * 9, strict=True)
     ]
-    records.append({"row": "subject", "number": bench.items[0].number})  # not judged by its drawing
+    records.append({"row": "subject", "number": bench.items[0].number, "control": 1.0})  # not judged by its drawing
     ranked = _ranked(records, bench, {}, count=2)
-    shown = {name: [re.search(r", (\d\.\d\d)\)", figure)[1] for figure in group] for name, group in ranked.items()}
+    shown = {name: [re.search(r"similarity (\S+), ", figure)[1] for figure in group] for name, group in ranked.items()}
     assert shown == {"Best": ["0.90", "0.80"], "Median": ["0.60", "0.50"], "Worst": ["0.20", "0.10"]}
     strip = base64.b64decode(re.search(r"base64,([^\"]+)", ranked["Best"][0])[1])
     best = bench.items[1].example

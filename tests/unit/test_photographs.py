@@ -188,7 +188,23 @@ class TestArithmetic:
         assert report["rows"]["subject"] == {"pictures": 1}
         page = tmp_path / "page.html"
         write_page(report, records, [case], {"subject": tmp_path / "made"}, page)
-        assert "not measured: no such folder" in page.read_text("utf-8")
+        shown = page.read_text("utf-8")
+        assert "not measured: no such folder" in shown
+        rows = shown.partition("</table>")[0]
+        for name in photographs.FIGURES:
+            assert f"<th>{name.replace('_', ' ')}</th>" in rows
+        assert rows.count("<td>not measured</td>") == len(report["rows"]) * len(photographs.FIGURES)
+        assert shown.count("<figure>") == 1  # there is a picture to look at nevertheless
+
+    def test_the_column_of_an_encoder_that_is_not_there_says_so(self, case, tmp_path):
+        records = self.score(case, tmp_path, Encoders(None, MeanColour()))
+        report = photographs.summarise(records, {"benchmark": "own", "encoders": {}})
+        page = tmp_path / "page.html"
+        write_page(report, records, [case], {"subject": tmp_path / "made"}, page)
+        table = page.read_text("utf-8").partition("</table>")[0]
+        absent = [name for name in photographs.FIGURES if name not in ("dino", "dino_reference")]
+        assert table.count("<td>not measured</td>") == len(report["rows"]) * len(absent)
+        assert table.count("<th>") == 2 + len(photographs.FIGURES)
 
     def test_of_two_subjects_the_mean_counts(self, case, tmp_path):
         save(plain("blue"), tmp_path / "other" / "0.png")

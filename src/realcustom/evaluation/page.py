@@ -17,6 +17,7 @@ from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench, pictur
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.evaluation.scores import best_median_worst
 from realcustom.files import write_whole
 from realcustom.pictures import sheet, write_picture
 
@@ -90,14 +91,8 @@ def _ranked(
     records: Sequence[Mapping[str, Any]], bench: StickerBench, folders: Mapping[str, Path], count: int = 12
 ) -> dict[str, list[str]]:
     """Return the best, median and worst pictures, each in a strip with its reference, as HTML."""
-    scored = [record for record in records if record["row"] == "subject" and "similarity" in record]
-    scored.sort(key=lambda record: -record["similarity"])
-    middle = max(0, len(scored) // 2 - count // 2)
-    groups = {
-        "Best": scored[:count],
-        "Median": scored[middle : middle + count],
-        "Worst": scored[max(0, len(scored) - count) :],
-    }
+    made = [record for record in records if record["row"] == "subject"]
+    groups = best_median_worst(made, ("similarity", "control"), count)
     return {name: [_strip(record, bench, folders) for record in group] for name, group in groups.items()}
 
 
@@ -106,7 +101,8 @@ def _strip(record: Mapping[str, Any], bench: StickerBench, folders: Mapping[str,
     made = [_made(folders[row], item) for row in _SHOWN if row in folders]
     pictures = [Image.fromarray(item.example.reference), *made, Image.fromarray(item.example.picture)]
     found = "found" if record["identity"] else "not found"
-    caption = f"{item.example.caption} <small>({item.subject}, {found}, {record['similarity']:.2f})</small>"
+    figures = f"similarity {record['similarity']:.2f}, control {record['control']:.2f}"
+    caption = f"{item.example.caption} <small>({item.subject}, {found}, {figures})</small>"
     return figure(sheet(pictures, columns=len(pictures)), caption)
 
 

@@ -13,6 +13,7 @@ from realcustom.evaluation.cases import Case
 from realcustom.evaluation.page import STYLE, figure, folded, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
+from realcustom.evaluation.scores import best_median_worst
 from realcustom.files import write_whole
 from realcustom.pictures import read_picture, sheet
 
@@ -56,10 +57,7 @@ def grid(cases: Sequence[Case], folders: Mapping[str, Path], columns: int = 10) 
 
     The first subject is shown under its first sentence, the second under its second one, and so on in turn.
     """
-    of_group: dict[str, list[Case]] = {}
-    for case in cases:
-        of_group.setdefault(case.group, []).append(case)
-    shown = [own[turn % len(own)] for turn, own in enumerate(of_group.values())]
+    shown = _one_each(cases)
     rows = [
         [subject.reference for subject in subjects] for subjects in zip(*(case.subjects for case in shown), strict=True)
     ]
@@ -67,15 +65,26 @@ def grid(cases: Sequence[Case], folders: Mapping[str, Path], columns: int = 10) 
     return folded([[_small(read_picture(path)) for path in row] for row in rows], columns)
 
 
+def _one_each(cases: Sequence[Case]) -> list[Case]:
+    """Return a case of each group: of the first one its first, of the second one its second, and so on in turn."""
+    of_group: dict[str, list[Case]] = {}
+    for case in cases:
+        of_group.setdefault(case.group, []).append(case)
+    return [own[turn % len(own)] for turn, own in enumerate(of_group.values())]
+
+
 _MADE = ("subject", "text")
 """The rows whose pictures are shown beside the references."""
 
+_RANKED_BY = {"clip_t": "CLIP-T", "dino": "DINO-I"}
+"""Control and similarity, by which pictures are ranked."""
+
 
 def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> str:
+    """Return every figure of every row; of what no row has, that it was not measured."""
     shown = [name for name in FIGURES if any(name in figures for figures in rows.values())]
-    if not shown:
-        return "<p>not measured</p>"
-    return table(rows, shown, told=told)
+    absent = {name.replace("_", " "): dict.fromkeys(rows, "not measured") for name in FIGURES if name not in shown}
+    return table(rows, shown, told=told, more=absent)
 
 
 def _scatter(rows: Mapping[str, Any]) -> str:
@@ -87,26 +96,25 @@ def _scatter(rows: Mapping[str, Any]) -> str:
 def _cases(
     records: Sequence[Mapping[str, Any]], cases: Sequence[Case], folders: Mapping[str, Path], count: int = 8
 ) -> str:
-    """Return the pictures with the highest, middle and lowest product of similarity and control."""
-    made = [one for one in records if one["row"] == "subject" and {"clip_t", "dino"} <= one.keys()]
-    made.sort(key=lambda one: -one["clip_t"] * one["dino"])
-    middle = max(0, len(made) // 2 - count // 2)
-    groups = {"Best": made[:count], "Median": made[middle : middle + count], "Worst": made[-count:]}
+    """Return the best, median and worst pictures; where they were not measured, one of each subject."""
+    made = {record["picture"]: record for record in records if record["row"] == "subject"}
     by_path = {str(case.path): case for case in cases}
+    groups = {
+        name: [by_path[record["picture"]] for record in group]
+        for name, group in best_median_worst(list(made.values()), tuple(_RANKED_BY), count).items()
+    }
     shown = [name for name in _MADE if name in folders]
     return "".join(
-        f"<h2>{name}</h2>{''.join(_figure(one, by_path[one['picture']], folders, shown) for one in group)}"
-        for name, group in groups.items()
-        if group
+        f"<h2>{name}</h2>{''.join(_figure(made[str(case.path)], case, folders, shown) for case in group)}"
+        for name, group in (groups or {"One of each": _one_each(cases)}).items()
     )
 
 
 def _figure(record: Mapping[str, Any], case: Case, folders: Mapping[str, Path], shown: Sequence[str]) -> str:
     paths = [subject.reference for subject in case.subjects] + [folders[row] / case.path for row in shown]
     strip = sheet([_small(read_picture(path)) for path in paths], columns=len(paths))
-    figures = f"CLIP-T {record['clip_t']:.3f}, DINO-I {record['dino']:.3f}"
-    caption = f"{escape(case.prompt)} <small>({escape(case.group)}, {figures})</small>"
-    return figure(strip, caption)
+    told = [case.group, *(f"{label} {record[name]:.3f}" for name, label in _RANKED_BY.items() if name in record)]
+    return figure(strip, f"{escape(case.prompt)} <small>({escape(', '.join(told))})</small>")
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,23 @@ def means_of(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict
         if not np.all(np.isnan(values)):
             figures[name] = [round(value, 4) for value in bootstrap(values, groups)]
     return figures
+
+
+def best_median_worst(
+    records: Sequence[Mapping[str, Any]], names: Collection[str], count: int
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the records of which the product of some figures, similarity and control, is highest, middle and lowest.
+
+    Args:
+        records: of pictures; those that lack one of the figures take no part.
+        names: of the figures.
+        count: how many of each.
+    """
+    scored = [record for record in records if record.keys() >= set(names)]
+    scored.sort(key=lambda record: -math.prod(record[name] for name in names))
+    middle = max(0, len(scored) // 2 - count // 2)
+    groups = {"Best": scored[:count], "Median": scored[middle : middle + count], "Worst": scored[-count:]}
+    return {name: group for name, group in groups.items() if group}
 
 
 def with_interval(figure: Sequence[float] | None, form: str) -> str:
