@@ -61,7 +61,12 @@ def test_text_alone_is_shown_if_it_is_that_of_all_models(folders):
     reports = read_reports(folders)
     reports["ours"]["rows"]["twin"] = reports["ours"]["rows"]["subject"]
     assert "(twin)" in rows_of(reports)
-    for name, value in (("model", "another"), ("num_inference_steps", 50)):
+    for name, value in (
+        ("model", "another"),
+        ("dtype", "bfloat16"),
+        ("num_inference_steps", 50),
+        ("cache_interval", 2),
+    ):
         other = {**reports, "ours": {**reports["ours"], name: value}}
         assert "(twin)" not in rows_of(other)
 
@@ -95,6 +100,7 @@ def test_evaluations_whose_names_differ_in_a_number_are_a_curve(folders):
         (None, "holds no report.json"),
         ([], r"report\.json holds no JSON object"),
         ({"rows": {"subject": {}}, "families": {}}, "is no report on subjects of StickerBench"),
+        ({"rows": [], "families": {}}, "is no report on subjects of StickerBench"),
         ('{"rows": ', r"report\.json cannot be read as JSON"),
     ],
 )
@@ -130,6 +136,19 @@ def test_better_lies_above_and_to_the_right():
 def test_a_curve_goes_by_its_numbers():
     rows = {name: {"x": [0.1], "y": [0.2]} for name in ("steps 10", "other", "steps 25", "steps 8")}
     assert [point.name for point in points_of(rows, "x", "y")] == ["steps 8", "steps 10", "steps 25", "other"]
+
+
+@pytest.mark.parametrize(
+    ("names", "curves"),
+    [
+        (["ours", "ours2"], ["ours", "ours2"]),
+        (["10", "25"], ["10", "25"]),
+        (["a-1", "a-1-2", "a-2"], ["a", "a", "a-1-2"]),
+    ],
+)
+def test_names_with_more_numbers_are_another_curve_and_none_is_without_a_name(names, curves):
+    points = points_of({name: {"x": [0.1], "y": [0.2]} for name in names}, "x", "y")
+    assert sorted(point.curve for point in points) == curves
 
 
 def test_a_curve_is_named_once_and_its_points_by_the_numbers_that_differ():

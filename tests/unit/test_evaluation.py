@@ -466,6 +466,14 @@ class TestRun:
         assert Image.open(folder / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
 
 
+def test_a_single_subject_has_no_wrong_one(blank):
+    several, alone = (StickerBench(blank, "validation", subjects, 1, 1, 16) for subjects in (3, 1))
+    order = [item.subject for item in several.one_each()]
+    assert [several.other(item).subject for item in several.one_each()] == order[1:] + order[:1]
+    with pytest.raises(InputError, match="there is no wrong one"):
+        alone.other(alone.items[0])
+
+
 def test_the_report_shows_first_what_is_alike_and_obeys_then_the_middle_and_the_worst_last(bench):
     figures = [(0.5, 1), (0.9, 1), (0.1, 1), (0.7, 1), (0.2, 1), (0.8, 1), (0.95, 0.5), (0.6, 1), (0.3, 1)]
     records = [
@@ -593,7 +601,10 @@ def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_
     with pytest.raises(InputError, match=rf"lacks 1 of 9 pictures, {numbers[0]} for one"):
         require_pictures(bench, tmp_path)
     Image.new("RGB", (SIDE, SIDE // 2)).save(tmp_path / numbers[0])
-    with pytest.raises(InputError, match="must be of 32 x 32 pixels"):
+    with pytest.raises(InputError, match="32 x 16 pixels; the pictures must have 32 x 32"):
+        require_pictures(bench, tmp_path)
+    (tmp_path / numbers[0]).write_text("no picture")
+    with pytest.raises(InputError, match=rf"{numbers[0]} cannot be read"):
         require_pictures(bench, tmp_path)
     Image.new("RGB", (SIDE, SIDE), "blue").save(tmp_path / numbers[0])
     require_pictures(bench, tmp_path)

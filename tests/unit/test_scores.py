@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from realcustom.evaluation.scores import bootstrap, chance_of_retrieval, pareto_front, retrieved, with_interval
+from realcustom.evaluation.scores import (
+    best_median_worst,
+    bootstrap,
+    chance_of_retrieval,
+    pareto_front,
+    retrieved,
+    with_interval,
+)
 
 
 def test_the_closest_drawing_is_retrieved():
@@ -33,6 +40,16 @@ def test_the_bootstrap_draws_subjects_and_not_pictures():
     assert mean == 0.5
     assert 0.38 < low < 0.45
     assert 0.55 < high < 0.62
+
+
+def test_what_is_less_alike_than_chance_is_worst_whether_it_obeys_or_not():
+    figures = {"good": (0.5, 1.0), "off": (-0.2, 1.0), "far off": (-0.9, 0.0), "deaf": (0.4, 0.0)}
+    records = [{"name": name, "likeness": one, "control": other} for name, (one, other) in figures.items()]
+    records.append({"name": "half", "likeness": 0.9})
+    found = best_median_worst(records, ("likeness", "control"), 1)
+    assert {name: [one["name"] for one in group] for name, group in found.items()} == {
+        "Best": ["good"], "Median": ["deaf"], "Worst": ["far off"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

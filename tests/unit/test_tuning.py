@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from realcustom.data.examples import collate
 from realcustom.errors import InputError
 from realcustom.evaluation.methods import IMAGE_PROMPT, Customized, Request, Shown
 from realcustom.evaluation.output import Settings
+from realcustom.loading import resolve
 from realcustom.pipeline import RealCustomPipeline
 from realcustom.training import tuning
 from realcustom.training.loop import train
@@ -46,6 +48,11 @@ def changed(before, after):
 
 
 class TestRecipe:
+    @pytest.fixture(scope="class")
+    def tokenizer(self):
+        """That of the embedded model."""
+        return AutoTokenizer.from_pretrained(resolve("stickers") / "tokenizer")
+
     @pytest.mark.parametrize(
         ("name", "prompt", "word", "noun", "expected"),
         [
@@ -56,20 +63,31 @@ class TestRecipe:
             ("custom-diffusion", "a cat and a caterpillar", "cat", "cat", "a <subject> cat and a caterpillar"),
             ("dreambooth", "an animal in the snow", "animal", "owl", "a red owl in the snow"),
             ("textual-inversion", "a thing in the snow", "thing", "owl", "a <subject> in the snow"),
+            ("dreambooth", "An owl in the snow", "owl", "owl", "A red owl in the snow"),
+            ("dreambooth", "A Dog on the beach", "dog", "dog", "A red dog on the beach"),
+            ("dreambooth", "puppies on the beach", "puppy", "puppy", "red puppy on the beach"),
+            ("textual-inversion", "an ice  cube at night", "ice cube", "ice cube", "a <subject> at night"),
         ],
     )
-    def test_a_prompt_calls_the_subject_by_the_phrase_as_it_was_learned(self, name, prompt, word, noun, expected):
-        assert recipe(name).prompt(prompt, word, noun) == expected
+    def test_a_prompt_calls_the_subject_by_the_phrase_as_it_was_learned(
+        self, tokenizer, name, prompt, word, noun, expected
+    ):
+        assert recipe(name).prompt(prompt, word, noun, tokenizer) == expected
 
-    def test_a_prompt_without_the_word_is_refused(self):
+    def test_a_prompt_without_the_word_is_refused(self, tokenizer):
         with pytest.raises(InputError, match="'a dogma' does not say 'dog'"):
-            recipe("dreambooth").prompt("a dogma", "dog", "dog")
+            recipe("dreambooth").prompt("a dogma", "dog", "dog", tokenizer)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"phrase": "red {word}", "unet": "nothing"}, "nothing is trained"),
             ({"phrase": "red {class}"}, "phrase may hold {word} and no other braces"),
+            ({"phrase": "red {word.nope}"}, "phrase may hold {word} and no other braces"),
+            ({"phrase": "red {word[0]}"}, "phrase may hold {word} and no other braces"),
+            ({"phrase": "red {word", "unet": "everything"}, "phrase may hold {word} and no other braces"),
+            ({"initial": "red"}, "initial would have no effect"),
+            ({"prior_pictures": 0, "prior_weight": 2.0}, "prior_weight would have no effect"),
             ({"initial": " "}, "initial must not be empty"),
             ({"prior_pictures": 4, "training": {**TRAINING, "train_batch_size": 3}}, "must be even"),
         ],
@@ -182,7 +200,7 @@ def test_a_killed_tuning_goes_on_as_if_it_had_not_been(tiny, picture, tmp_path, 
     with pytest.raises(InputError, match="initial is 'cup' instead of 'red'"):
         tune(base, told.model_copy(update={"initial": "cup"}), picture, "dog", tmp_path / "killed")
     resumed, seconds = tune(base, told, picture, "dog", tmp_path / "killed")
-    assert seconds == 1002 + 1002 + 1000
+    assert seconds == 1002 + 2 + 1000  # the pictures of the class were there already
     for one, other in ((whole.unet, resumed.unet), (whole.text_encoder, resumed.text_encoder)):
         assert not changed(one.state_dict(), other.state_dict())
 
@@ -218,6 +236,12 @@ class TestMethods:
         resumed = again.make(requests[2:], self.SETTINGS)[0].picture
         assert np.abs(np.asarray(resumed, int) - np.asarray(made[2].picture, int)).max() <= 1
         assert len((tmp_path / "tuning.jsonl").read_text().splitlines()) == 2
+
+    def test_a_prompt_without_the_subjects_word_is_refused_before_any_tuning(self, tiny, picture, tmp_path):
+        method = Tuned(tiny.pipeline(), recipe("custom-diffusion", max_train_steps=1), tmp_path)
+        with pytest.raises(InputError, match="'a bird on the beach' does not say 'dog'"):
+            method.make([replace(self.requests(picture)[0], prompt="a bird on the beach")], self.SETTINGS)
+        assert not list(tmp_path.iterdir())
 
     def test_an_image_prompt_acts_everywhere(self, tiny, picture):
         made = Customized(tiny.pipeline()).make(self.requests(picture), replace(self.SETTINGS, **IMAGE_PROMPT))

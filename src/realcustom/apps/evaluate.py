@@ -19,6 +19,7 @@ from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_opti
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import dreambench, photographs
+from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.cases import WHOLE, Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.cluster import on_ray
 from realcustom.evaluation.encoders import load_encoders
@@ -194,7 +195,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         checkpoints = training_history(resolve(options.model or STICKERS))
         making = _Making(options)
         bench = work_list(options, store, making.method.pipeline.side)
-        rows = options.rows or (MADE if isinstance(making.method, Customized) else ("subject",))
+        rows = options.rows or _rows(making.method, bench)
         about = describe(making.method, bench, making.settings)
         progress = Progress()
         with told_by_option():
@@ -209,6 +210,13 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     write_report(report, records, bench, folders, output)
     _print_rows(report)
     print(output / "report.html")
+
+
+def _rows(method: Method, bench: StickerBench) -> Sequence[str]:
+    """Return the rows that are made if none is named."""
+    if not isinstance(method, Customized):
+        return ("subject",)
+    return MADE if len(bench.one_each()) > 1 else [row for row in MADE if row != "wrong"]
 
 
 def _evaluate_photographs(options: argparse.Namespace) -> None:

@@ -161,7 +161,9 @@ class StickerBench:
                     for seed in range(seeds)
                 ]  # fmt: skip
         self._by_number = {item.number: item for item in self.items}
-        self._first_of = {item.subject: item for item in reversed(self.items)}
+        self._first_of: dict[str, Item] = {}
+        for item in self.items:
+            self._first_of.setdefault(item.subject, item)
 
     def item(self, number: int) -> Item:
         """Return the item of a number."""
@@ -169,7 +171,7 @@ class StickerBench:
 
     def one_each(self) -> list[Item]:
         """Return the first item of each subject."""
-        return list(self._first_of.values())[::-1]
+        return list(self._first_of.values())
 
     def gallery(self, noun: str) -> list[Portrait]:
         """Return every drawing of a noun, held out or not."""
@@ -227,9 +229,15 @@ class StickerBench:
         return items
 
     def other(self, item: Item) -> Item:
-        """Return an item of the next subject, whose reference stands in for a wrong one."""
-        subjects = list(self._first_of)  # the last one first
-        return self._first_of[subjects[subjects.index(item.subject) - 1]]
+        """Return an item of the next subject, whose reference stands in for a wrong one.
+
+        Raises:
+            InputError: there is no other subject.
+        """
+        subjects = list(self._first_of)
+        if len(subjects) == 1:
+            raise InputError("with a single subject there is no wrong one; take more, or leave the row wrong out")
+        return self._first_of[subjects[(subjects.index(item.subject) + 1) % len(subjects)]]
 
     def asked(self) -> list[list[Any]]:
         """Return what each item asks for, as JSON can hold it."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from realcustom.errors import InputError
+from realcustom.evaluation.output import OF_EVERY_CALL
 from realcustom.evaluation.page import STYLE, table
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import means_of
@@ -19,10 +20,7 @@ from realcustom.files import read_json, reason
 BESIDE = ("twin", "copy", "oracle")
 """Rows that are shown beside the methods, once; text alone only if it would be the same of all evaluations."""
 
-_OF_A_TWIN = (
-    "model", "scheduler", "schedule", "num_inference_steps", "guidance_scale", "guidance_start", "guidance_end",
-    "cache_interval",
-)  # fmt: skip
+_OF_A_TWIN = ("model", "dtype", "scheduler", "schedule", *OF_EVERY_CALL)
 """What decides a picture by text alone."""
 
 _OF_THE_LIST = ("benchmark", "split", "bench", "judges")
@@ -47,7 +45,8 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"{folder} holds no report.json; make it with: realcustom evaluate --output {folder}")
         told = read_json(path)
-        if "families" not in told or "pictures" not in told.get("rows", {}).get("subject", ()):
+        rows = told.get("rows")
+        if "families" not in told or not isinstance(rows, dict) or "pictures" not in rows.get("subject", ()):
             raise InputError(f"{path} is no report on subjects of StickerBench")
         if folder.name in reports:
             raise InputError(f"two of the folders are called {folder.name}; rename one")

@@ -102,7 +102,7 @@ class Customized:
         shown = [request.subjects[0] for request in requests]
         made = self.pipeline(
             [request.prompt for request in requests], [one.picture for one in shown], [one.word for one in shown],
-            generator=_generators(requests), occurrence=1, **more,
+            generator=generators(requests), occurrence=1, **more,
         )  # fmt: skip
         if made.masks is None:
             return [Made(picture) for picture in made.images]
@@ -110,7 +110,7 @@ class Customized:
 
     def _of_several(self, request: Request, more: dict[str, Any]) -> Image.Image:
         subjects = [Subject(one.picture, one.word, occurrence=one.occurrence) for one in request.subjects]
-        return self.pipeline(request.prompt, subjects=subjects, generator=_generators([request])[0], **more).images[0]
+        return self.pipeline(request.prompt, subjects=subjects, generator=generators([request])[0], **more).images[0]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def make(method: Method, requests: Sequence[Request], settings: Settings) -> lis
     if requests[0].subjects:
         return method.make(requests, settings)
     prompts = [request.prompt for request in requests]
-    made = method.pipeline(prompts, generator=_generators(requests), **settings.arguments())
+    made = method.pipeline(prompts, generator=generators(requests), **settings.arguments())
     return [Made(picture) for picture in made.images]
 
 
@@ -176,5 +176,6 @@ def in_batches(method: Method, settings: Settings) -> Maker:
     return made
 
 
-def _generators(requests: Sequence[Request]) -> list[torch.Generator]:
+def generators(requests: Sequence[Request]) -> list[torch.Generator]:
+    """Return a generator for each request, by its seed."""
     return [torch.Generator().manual_seed(request.seed) for request in requests]

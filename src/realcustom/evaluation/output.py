@@ -19,6 +19,9 @@ from realcustom.settings import Form, FrozenAfter, MaskSource
 _DROPPED = {"batch_size"}
 """Those of `Settings` that decide nothing of what a picture looks like; a `run.json` of an older version says them."""
 
+OF_EVERY_CALL = ("num_inference_steps", "guidance_scale", "guidance_start", "guidance_end", "cache_interval")
+"""Those of `Settings` that every call is given."""
+
 OF_SUBJECTS = (
     "guidance", "subject_guidance_scale", "subject_scale", "mask_scope", "final_mask_scope", "mask_binary", "mask_yields",
     "mask_refined", "mask_frozen_after", "mask_source", "token_ratio",
@@ -50,7 +53,7 @@ class Settings:
 
     def arguments(self) -> dict[str, Any]:
         """Return what every call of the pipeline is given."""
-        return self._given("num_inference_steps", "guidance_scale", "guidance_start", "guidance_end", "cache_interval")
+        return self._given(*OF_EVERY_CALL)
 
     def subject_arguments(self) -> dict[str, Any]:
         """Return what calls with a subject are given, too."""

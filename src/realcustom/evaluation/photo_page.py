@@ -66,11 +66,11 @@ def grid(cases: Sequence[Case], folders: Mapping[str, Path], columns: int = 10) 
 
 
 def _one_each(cases: Sequence[Case]) -> list[Case]:
-    """Return a case of each group: of the first one its first, of the second one its second, and so on in turn."""
-    of_group: dict[str, list[Case]] = {}
+    """Return a case of each group: of the first one its first sentence, of the second one its second, and so on in turn."""
+    of_group: dict[str, dict[str, Case]] = {}
     for case in cases:
-        of_group.setdefault(case.group, []).append(case)
-    return [own[turn % len(own)] for turn, own in enumerate(of_group.values())]
+        of_group.setdefault(case.group, {}).setdefault(case.prompt, case)
+    return [list(own.values())[turn % len(own)] for turn, own in enumerate(of_group.values())]
 
 
 _MADE = ("subject", "text")

@@ -124,7 +124,7 @@ def require_pictures(cases: Sequence[Case], folder: Path) -> None:
         )
     sizes: dict[tuple[str, int], tuple[int, int]] = {}
     for case in cases:
-        size = Image.open(folder / case.path).size
+        size = as_seen(read_picture(folder / case.path)).size
         first = sizes.setdefault((case.group, case.prompt_number), size)
         if size != first or min(size) < SMALLEST:
             raise InputError(

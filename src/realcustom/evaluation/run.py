@@ -155,11 +155,12 @@ def require_pictures(bench: StickerBench, folder: Path) -> None:
             f"{folder} lacks {len(missing)} of {len(paths)} pictures, {missing[0]} for one; they are named by the numbers of "
             "the work list, which realcustom data bench writes"
         )
-    sizes = {Image.open(path).size for path in paths} - {(bench.side, bench.side)}
-    if sizes:
-        raise InputError(
-            f"the pictures of {folder} must be of {bench.side} x {bench.side} pixels, but some are of {sizes}"
-        )
+    for path in paths:
+        width, height = as_seen(read_picture(path)).size
+        if (width, height) != (bench.side, bench.side):
+            raise InputError(
+                f"{path} has {width} x {height} pixels; the pictures must have {bench.side} x {bench.side}"
+            )
 
 
 def _reference_item(bench: StickerBench, row: str, item: Item) -> Item:

@@ -44,13 +44,13 @@ def points_of(rows: Mapping[str, Mapping[str, Any]], control: str, similarity: s
     alike: dict[str, list[str]] = {}
     for row, figures in rows.items():
         if {control, similarity} <= figures.keys():
-            alike.setdefault(_NUMBER.sub("", row), []).append(row)
+            alike.setdefault(_NUMBER.sub("#", row), []).append(row)
     points = []
     for names in alike.values():
         numbers = {name: _NUMBER.findall(name) for name in names}
         changing = [place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1]
         for name in sorted(names, key=lambda name: [float(value) for value in numbers[name]]):
-            curve = name if len(names) == 1 else _curve(name, changing)
+            curve = (len(names) > 1 and _curve(name, changing)) or name
             mark = ", ".join(numbers[name][place] for place in changing)
             points.append(Point(name, rows[name][control], rows[name][similarity], curve, mark))
     return points

@@ -85,10 +85,15 @@ def best_median_worst(
         count: how many of each.
     """
     scored = [record for record in records if record.keys() >= set(names)]
-    scored.sort(key=lambda record: -math.prod(record[name] for name in names))
+    scored.sort(key=lambda record: _worth([record[name] for name in names]), reverse=True)
     middle = max(0, len(scored) // 2 - count // 2)
     groups = {"Best": scored[:count], "Median": scored[middle : middle + count], "Worst": scored[-count:]}
     return {name: group for name, group in groups.items() if group}
+
+
+def _worth(figures: Sequence[float]) -> tuple[float, float]:
+    """Return the product of figures of which none below 0 makes up for another, and their sum where that is nothing."""
+    return math.prod(max(0.0, figure) for figure in figures), sum(figures)
 
 
 def with_interval(figure: Sequence[float] | None, form: str) -> str:

@@ -23,23 +23,27 @@ from diffusers import DDPMScheduler
 from PIL import Image, ImageOps
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from realcustom.attention import cross_attention_layers
 from realcustom.data.examples import Batch, Example
 from realcustom.data.stickers.captions import with_article
 from realcustom.errors import InputError
-from realcustom.evaluation.methods import Made, Request, Shown
+from realcustom.evaluation.methods import Made, Request, Shown, generators
 from realcustom.evaluation.output import Settings
 from realcustom.options import Options
-from realcustom.pictures import as_seen, sheet
+from realcustom.pictures import as_seen, read_picture, sheet, write_picture
 from realcustom.pipeline import RealCustomPipeline
-from realcustom.prompts import TextStates, encode_prompts
+from realcustom.prompts import TextStates, encode_prompts, find_word
 from realcustom.training import loop, recipes
 from realcustom.training.diffusion import NoisyBatch, draw_noisy, encode, predict_noisy, sample_errors
 from realcustom.training.options import Fixed, TrainingOptions
 
 TOKEN = "<subject>"
 """The token that is learned."""
+
+_WORD = "{word}"
+"""What a recipe says where the subject's noun belongs."""
 
 TEMPLATES = ("{}", "a picture of {}", "a photo of {}", "a drawing of {}")
 """What the subject's picture is called while it is learned."""
@@ -51,7 +55,7 @@ class TuningRecipe(Options):
     phrase: Fixed[str]
     """What stands for the subject in a prompt. In it "{word}" is the subject's noun, whatever the prompt calls it, and
     "<subject>" the token that is learned."""
-    initial: Fixed[str] = "{word}"
+    initial: Fixed[str] = _WORD
     """The words whose mean embedding the learned token begins as."""
     unet: Fixed[Literal["nothing", "keys-values", "everything"]]
     """What of the UNet is trained."""
@@ -62,34 +66,43 @@ class TuningRecipe(Options):
     training: TrainingOptions
 
     @model_validator(mode="after")
-    def _something_is_trained(self) -> TuningRecipe:
+    def _is_a_way(self) -> TuningRecipe:
         for name, text in (("phrase", self.phrase), ("initial", self.initial)):
-            try:
-                empty = not text.format(word="word").strip()
-            except (KeyError, IndexError, ValueError) as error:
-                raise ValueError(f"{name} may hold {{word}} and no other braces, but is {text!r}") from error
-            if empty:
+            if not text.strip():
                 raise ValueError(f"{name} must not be empty")
-        if self.unet == "nothing" and TOKEN not in self.phrase:
+            if set("{}") & set(_named(text, "")):
+                raise ValueError(f"{name} may hold {{word}} and no other braces, but is {text!r}")
+        if TOKEN not in self.phrase and self.unet == "nothing":
             raise ValueError(f"nothing is trained: name {TOKEN} in phrase, or train something of the unet")
+        if TOKEN not in self.phrase and self.initial != _WORD:
+            raise ValueError(f"initial would have no effect, because phrase does not name {TOKEN}; leave it out")
+        if not self.prior_pictures and self.prior_weight != 1:
+            raise ValueError("prior_weight would have no effect without prior_pictures; leave it out")
         if self.prior_pictures and self.training.train_batch_size % 2:
             raise ValueError("with prior_pictures each batch is half of them, so that train_batch_size must be even")
         return self
 
     def said(self, word: str) -> str:
         """Return what stands for a subject that is a `word`."""
-        return self.phrase.format(word=word)
+        return _named(self.phrase, word)
 
-    def prompt(self, prompt: str, word: str, noun: str) -> str:
-        """Return a prompt that calls the subject by the phrase as it was learned, instead of by `word`."""
-        found = re.search(rf"\b{re.escape(word)}\b", prompt)
-        if found is None:
-            raise InputError(f"the prompt {prompt!r} does not say {word!r}")
-        before, said = prompt[: found.start()], self.said(noun)
-        article = re.search(r"\ban? $", before)
+    def prompt(self, prompt: str, word: str, noun: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Return a prompt that calls the subject by the phrase as it was learned, instead of by `word`.
+
+        Raises:
+            InputError: the prompt does not say the word, see `find_word`.
+        """
+        found = find_word(prompt, word, tokenizer, occurrence=1)
+        before, said = prompt[: found.start], self.said(noun)
+        article = re.search(r"\b(a)n? $", before, re.IGNORECASE)
         if article is not None:  # "an owl", but "a <subject> owl"
-            before, said = before[: article.start()], with_article(said)
-        return before + said + prompt[found.end() :]
+            named = with_article(said)
+            before, said = before[: article.start()], article[1] + named[1:] if named != said else said
+        return before + said + prompt[found.start + len(found.text) :]
+
+
+def _named(text: str, word: str) -> str:
+    return text.replace(_WORD, word)
 
 
 class TunedBase(nn.Module):
@@ -101,7 +114,7 @@ class TunedBase(nn.Module):
         self.tokenizer = copy.deepcopy(base.tokenizer)
         self.requires_grad_(False)
         if TOKEN in recipe.phrase:
-            self._learn_token(base, recipe.initial.format(word=word))
+            self._learn_token(base, _named(recipe.initial, word))
         if recipe.unet == "everything":
             self.unet.requires_grad_(True)
         elif recipe.unet == "keys-values":
@@ -234,22 +247,34 @@ def tune(
     """
     recipes.check_changes(recipe, folder)
     seed, side, device, started = recipe.training.seed, picture.shape[0], base.device, time.monotonic()
-    prior: list[np.ndarray] = []
-    for start in range(0, recipe.prior_pictures, 16):
-        count = min(16, recipe.prior_pictures - start)
-        generator = [torch.Generator().manual_seed(seed + start + number) for number in range(count)]
-        made = base([with_article(word)] * count, generator=generator, height=side, width=side)
-        prior += [np.asarray(one.convert("RGB")) for one in made.images]
+    recipes.record(recipe, folder)
+    prior = _of_the_class(base, recipe, word, side, folder / "prior")
     torch.manual_seed(seed)
     objective = TuningObjective(base, recipe, picture, word)
     source = TuningSource(picture, recipe.said(word), word, prior, seed)
-    recipes.record(recipe, folder)
     progress = loop.train(objective, source, recipe.training, folder, spent=time.monotonic() - started)
     trained = time.monotonic()
     base.to(device)
     tuned = RealCustomPipeline.from_pretrained(folder / "export").to(device)
     tuned.set_progress_bar_config(disable=True)
     return tuned, progress.seconds + time.monotonic() - trained
+
+
+def _of_the_class(
+    base: RealCustomPipeline, recipe: TuningRecipe, word: str, side: int, folder: Path
+) -> list[np.ndarray]:
+    """Return the base's own pictures of what the subject is, `[h, w, 3]` uint8; those that `folder` lacks are made."""
+    folder.mkdir(exist_ok=True)
+    first = recipe.training.seed
+    paths = {seed: folder / f"{seed}.png" for seed in range(first, first + recipe.prior_pictures)}
+    missing = [seed for seed, path in paths.items() if not path.exists()]
+    for start in range(0, len(missing), 16):
+        seeds = missing[start : start + 16]
+        generator = [torch.Generator().manual_seed(seed) for seed in seeds]
+        made = base([with_article(word)] * len(seeds), generator=generator, height=side, width=side)
+        for seed, one in zip(seeds, made.images, strict=True):
+            write_picture(one, paths[seed])
+    return [np.asarray(read_picture(path).convert("RGB")) for path in paths.values()]
 
 
 class Tuned:
@@ -280,12 +305,10 @@ class Tuned:
             raise InputError("a base is tuned to one subject; pictures of several are not made by a recipe of tuning")
         pictures: list[Image.Image] = []
         for _, group in groupby(requests, key=lambda one: one.subjects[0].name):
-            own = list(group)
-            made = self._tuned(own[0].subjects[0])(
-                [self.recipe.prompt(one.prompt, one.subjects[0].word, one.subjects[0].noun) for one in own],
-                generator=[torch.Generator().manual_seed(one.seed) for one in own], **settings.arguments(),
-            )  # fmt: skip
-            pictures += made.images
+            own, said = list(group), self.pipeline.tokenizer
+            prompts = [self.recipe.prompt(one.prompt, one.subjects[0].word, one.subjects[0].noun, said) for one in own]
+            tuned = self._tuned(own[0].subjects[0])
+            pictures += tuned(prompts, generator=generators(own), **settings.arguments()).images
         return [Made(picture) for picture in pictures]
 
     def _tuned(self, subject: Shown) -> RealCustomPipeline:
