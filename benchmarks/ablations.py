@@ -11,8 +11,8 @@ subjects, and writes every single score beside the pictures. Pictures that are t
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,14 +96,14 @@ def _values(name: str, *values: Any, **fixed: Any) -> dict[str, Variant]:
 
 def _called(bench: StickerBench, word: Callable[[StickerBench, Item], str]) -> StickerBench:
     """Return the items of a list that ask for a subject in a place and nothing else, with another word for the subject."""
-    called = copy.copy(bench)
-    called.items = []
-    for item in bench.items:
-        if item.family in ("scene", "general"):
-            old, new = item.example.word, word(bench, item)
-            caption = item.example.caption.replace(with_article(old), with_article(new))
-            called.items.append(replace(item, example=replace(item.example, caption=caption, word=new)))
-    return called
+
+    def called(item: Item) -> Item:
+        old, new = (rf"\b{re.escape(with_article(item.example.word))}\b", word(bench, item))
+        caption, said = re.subn(old, with_article(new), item.example.caption, count=1)
+        assert said, f"{item.example.caption!r} does not say {item.example.word!r}"
+        return replace(item, example=replace(item.example, caption=caption, word=new))
+
+    return bench.with_items([called(item) for item in bench.items if item.family in ("scene", "general")])
 
 
 MODEL = {"the model": Variant()}

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -32,7 +33,7 @@ def subject() -> Image.Image:
 
 def make(pipeline: RealCustomPipeline, with_subject: bool, steps: int) -> float:
     """Make one picture and return the seconds that it took."""
-    chosen = {"subject_image": subject(), "subject_word": WORD} if with_subject else {}
+    chosen: dict[str, Any] = {"subject_image": subject(), "subject_word": WORD} if with_subject else {}
     started = time.perf_counter()
     pipeline(PROMPT, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), **chosen)
     return time.perf_counter() - started

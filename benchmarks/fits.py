@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(
                 f"{folder} holds no tuning; make it with: realcustom evaluate --method RECIPE --output {folder}"
             )
+    if len({folder.name for folder in options.folders}) < len(options.folders):
+        parser.error("two of the folders have one name; rename one")
     split = json.loads((options.folders[0] / "report.json").read_text("utf-8"))["split"]
     made = {folder.name: _pictures(folder) for folder in options.folders}
     side = next(iter(made[options.folders[0].name].values()))[0].width

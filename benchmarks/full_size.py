@@ -53,7 +53,8 @@ def main() -> None:
             layers=layers, text_dim=2048, latent_channels=4, feature_dim=FEATURES, token_dim=2048, scoring_dim=0,
             cross_scale={"head_dim": 64},
         )  # fmt: skip
-    unet, adapter = (_filled(part) for part in (unet, adapter))
+    for part in (unet, adapter):
+        _fill(part)
     built = time.monotonic() - started
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +65,8 @@ def main() -> None:
         written = time.monotonic() - started
         started = time.monotonic()
         converted = convert_unet(files, SDXL)
+        assert converted.unet is not None
+        assert converted.adapter is not None
         unet, adapter = converted.unet, converted.adapter.to(torch.bfloat16)
         loaded = time.monotonic() - started
     parameters = [sum(one.numel() for one in part.parameters()) for part in (unet, adapter)]
@@ -71,7 +74,9 @@ def main() -> None:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, dtype=torch.bfloat16)
 
-    told = {"text_embeds": random(1, 1280), "time_ids": torch.tensor([[512.0, 512, 0, 0, 512, 512]]).bfloat16()}
+    pixels = float(8 * side)
+    time_ids = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]).bfloat16()
+    told = {"text_embeds": random(1, 1280), "time_ids": time_ids}
     text, negative = (TextStates(random(1, 77, 2048), None, told) for _ in range(2))
     latents, timestep = random(1, 4, side, side), torch.tensor(500)
     with torch.no_grad(), attached(unet) as tap:
@@ -137,15 +142,14 @@ def _official_names(adapter: RealCustomAdapter) -> dict[str, torch.Tensor]:
     return named
 
 
-def _filled(part: torch.nn.Module) -> torch.nn.Module:
-    """Return a model on the meta device with random numbers of a size that keeps activations in range."""
-    part = part.to(torch.bfloat16).to_empty(device="cpu").eval()
+def _fill(part: torch.nn.Module) -> None:
+    """Give a model on the meta device random numbers of a size that keeps activations in range."""
+    part.to(torch.bfloat16).to_empty(device="cpu").eval()
     for name, parameter in part.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         else:
             torch.nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
-    return part
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from realcustom import RealCustomPipeline
 from realcustom.pictures import evenly, labelled_grid, mask_picture
+from realcustom.report import RealCustomOutput
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("robot.png", "rocket.png", "elephant.png", "backpack.jpg")
@@ -35,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = RealCustomPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
 
-    def run(**subject: object) -> object:
+    def run(**subject: Any) -> RealCustomOutput:
         return pipeline(options.prompt, generator=torch.Generator().manual_seed(options.seed), **subject)
 
     plain, cells, steps = run().images[0], [], []
     for name in SUBJECTS:
         reference = Image.open(EXAMPLES / name).convert("RGB")
         made = run(subject_image=reference, subject_word=options.word)
+        assert made.masks is not None
         masks = made.masks.steps[:, 0]
         steps = evenly(len(masks), options.masks)
         shown = [mask_picture(masks[step], plain.size).convert("RGB") for step in steps]

@@ -40,28 +40,25 @@ from realcustom.vision import ImageFeatures
 WORD, PROMPT = "robot", "a robot on the beach"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-EXACT = {
+EXACT: dict[str, dict[str, Any]] = {
     "direct, mask frozen at 12": {"guidance": "direct", "mask_frozen_after": 12},
     "direct, mask never frozen": {"guidance": "direct", "mask_frozen_after": "never"},
     "cascade, mask never frozen": {"guidance": "cascade", "mask_frozen_after": "never"},
 }
-FASTER = {
-    "direct, mask of the encoder, frozen at 12": {**EXACT["direct, mask frozen at 12"], "mask_source": "encoder"},
-    "direct, previous mask, frozen at 12": {**EXACT["direct, mask frozen at 12"], "mask_source": "previous"},
-    "cascade, previous mask": {"guidance": "cascade", "mask_source": "previous", "mask_frozen_after": "never"},
-    "direct, generation's mask": {"guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation"},
-    "direct, frozen at 12, guided from .1 to .7": {
-        **EXACT["direct, mask frozen at 12"], "guidance_start": 0.1, "guidance_end": 0.7,
-    },
-    "direct, generation's mask, guided from .1 to .7": {
-        "guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation", "guidance_start": 0.1,
-        "guidance_end": 0.7,
-    },
-    "direct, frozen at 12, cache of 2": {**EXACT["direct, mask frozen at 12"], "cache_interval": 2},
-    "direct, generation's mask, cache of 3": {
-        "guidance": "direct", "mask_frozen_after": "never", "mask_source": "generation", "cache_interval": 3,
-    },
+FROZEN, UNFROZEN, CASCADE = EXACT
+FASTER: dict[str, tuple[str, dict[str, Any]]] = {
+    "direct, mask of the encoder, frozen at 12": (FROZEN, {"mask_source": "encoder"}),
+    "direct, previous mask, frozen at 12": (FROZEN, {"mask_source": "previous"}),
+    "cascade, previous mask": (CASCADE, {"mask_source": "previous"}),
+    "direct, generation's mask": (UNFROZEN, {"mask_source": "generation"}),
+    "direct, frozen at 12, guided from .1 to .7": (FROZEN, {"guidance_start": 0.1, "guidance_end": 0.7}),
+    "direct, generation's mask, guided from .1 to .7": (
+        UNFROZEN, {"mask_source": "generation", "guidance_start": 0.1, "guidance_end": 0.7},
+    ),
+    "direct, frozen at 12, cache of 2": (FROZEN, {"cache_interval": 2}),
+    "direct, generation's mask, cache of 3": (UNFROZEN, {"mask_source": "generation", "cache_interval": 3}),
 }  # fmt: skip
+"""Ways that change the picture, each with the exact one from which it differs, and in what."""
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -92,7 +89,7 @@ def subject_for(pipeline: RealCustomPipeline, tokens: int) -> SavedSubject:
     """Return a subject of random features, as if the model's encoder had seen it."""
     width = pipeline.adapter.config["feature_dim"]
     features = ImageFeatures(torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(0)))
-    picture = Image.open(EXAMPLES / "robot.png") if (EXAMPLES / "robot.png").exists() else Image.new("RGB", (64, 64))
+    picture = Image.open(EXAMPLES / f"{WORD}.png")
     encoder = pipeline.subject_encoder
     return SavedSubject(features, examine(picture, encoder.side), picture, WORD, encoder.name(pipeline.adapter))
 
@@ -167,7 +164,7 @@ def with_ip_adapter(theirs: diffusers.DiffusionPipeline) -> Callable[[int, int],
 
 def stickers() -> tuple[RealCustomPipeline, None, Image.Image]:
     """Return the embedded model, which no pipeline of diffusers knows, and an example's picture."""
-    return RealCustomPipeline.from_pretrained("stickers"), None, Image.open(sorted(EXAMPLES.glob("*.png"))[0])
+    return RealCustomPipeline.from_pretrained("stickers"), None, Image.open(EXAMPLES / f"{WORD}.png")
 
 
 def stock_calls(unet: diffusers.UNet2DConditionModel) -> Callable[[int, int], Any]:
@@ -201,9 +198,11 @@ def ways_of(model: str) -> dict[str, Way]:
     ways["plain, by this package"] = Way(call(ours))
     chosen = {"subject_image": subject, "subject_word": WORD, "mask_scope": 0.25}
     known = EXACT | {
+        name: EXACT[exact] | more
+        for name, (exact, more) in FASTER.items()
         # the embedded model's mask is its decoder's, so that it has none before
-        name: more for name, more in FASTER.items() if theirs is not None or more.get("mask_source") != "encoder"
-    }  # fmt: skip
+        if theirs is not None or more.get("mask_source") != "encoder"
+    }
     ways |= {name: Way(call(ours, **chosen, **more)) for name, more in known.items()}
     if theirs is not None:
         fresh = diffusers.StableDiffusionXLPipeline.from_pipe(theirs, unet=sdxl_shaped()[0].unet)
@@ -265,8 +264,7 @@ def measure(ways: dict[str, Way], count: int, steps: int, rounds: int) -> None:
 
 def changes(name: str, ways: dict[str, Way]) -> str:
     """Return how far a faster way's masks and pictures are from the exact one's of its kind, if that was run."""
-    kind, frozen = name.split(",")[0], "frozen at 12" in name
-    compared = f"{kind}, mask {'frozen at 12' if frozen else 'never frozen'}"
+    compared, _ = FASTER[name]
     if compared not in ways:
         return ""
     exact = ways[compared].output

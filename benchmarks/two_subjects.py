@@ -8,10 +8,10 @@ position, and each part is compared with the drawings of both nouns by StickerBe
 saying which part is whose, the better one counts. A subject is "identified" if its part is closer to its own drawing than to
 any other of its noun, and "mixed" if it is closer to the other subject's drawing than to its own.
 
-The rows: "together", both subjects in one run; "boxed", the same with a given mask for each, the left and the right half;
-"first alone" and "second alone", the same sentence with one of them, the other word left to the text; "one by one", the second
-subject together with the picture that the first one alone gave; "text", the sentence alone; "real", both drawings laid on
-white.
+Means and 95 % intervals over pairs. The rows: "together", both subjects in one run; "boxed", the same with a given mask for
+each, the left and the right half; "first alone" and "second alone", the same sentence with one of them, the other word left to
+the text; "one by one", the second subject together with the picture that the first one alone gave; "text", the sentence alone;
+"real", both drawings laid on white.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import tables
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from realcustom import RealCustomPipeline, Subject
 from realcustom.data.examples import to_pixels
@@ -38,6 +36,7 @@ from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.galleries import Galleries, likeness
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.scores import bootstrap, retrieved
+from realcustom.loading import load_strictly
 
 SIDE = 128
 
@@ -187,19 +186,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench = StickerBench(store, "validation", prompts=1, seeds=1, side=SIDE)
     pipeline = RealCustomPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
-    examiner = Examiner(bench, Judges.from_pretrained(SHIPPED).eval())
+    examiner = Examiner(bench, load_strictly(Judges, SHIPPED))
     pairs = pairs_of(bench, options.pairs)
-    table = Table("row", *FIGURES, title=f"{len(pairs)} pairs, means and 95 % intervals over pairs")
+    tables.begin(f"{len(pairs)} pairs", *FIGURES)
     shown = [[Image.fromarray(item.example.reference) for item in (pair.first, pair.second)] for pair in pairs[:8]]
     strips = [[references[number] for references in shown] for number in (0, 1)]
     for name, make in ways(pipeline, store).items():
-        pictures = [make(pair) for pair in track(pairs, name, transient=True)]
+        pictures = [make(pair) for pair in pairs]
         strips.append(pictures[:8])
         measured = [examiner.figures(pair, picture) for pair, picture in zip(pairs, pictures, strict=True)]
         groups = [str(pair.number) for pair in pairs]
-        spread = [bootstrap([figures[one] for figures in measured], groups) for one in FIGURES]
-        table.add_row(name, *(f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in spread))
-    Console(width=140).print(table)
+        tables.add(name, *(tables.share(bootstrap([one[figure] for one in measured], groups)) for figure in FIGURES))
     if options.grid:
         tiles = [np.concatenate([np.asarray(one.resize((SIDE, SIDE))) for one in strip], axis=1) for strip in strips]
         Image.fromarray(np.concatenate(tiles)).save(options.grid)

@@ -285,7 +285,8 @@ class TestJudges:
         alone = judges.read(pixels[1:2])
         torch.testing.assert_close(alone.region[0], reading.region[1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(alone.identity[0], reading.identity[1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(reading.identity.norm(dim=1), torch.ones(3))
+        assert 0 < reading.found.sum() < 3  # these see nothing in one of them
+        torch.testing.assert_close(reading.identity.norm(dim=1), reading.found.float())
 
     def test_they_are_the_same_after_saving_and_loading(self, judges, tmp_path):
         judges.save_pretrained(tmp_path)

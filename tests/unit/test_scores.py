@@ -19,6 +19,10 @@ def test_the_closest_drawing_is_retrieved():
     assert retrieved(np.array([0.0, 1.0]), gallery, ["a", "b", "c"]) == "c"
 
 
+def test_nothing_is_retrieved_where_nothing_was_found():
+    assert retrieved(np.zeros(2), np.eye(2), ["a", "b"]) == ""
+
+
 def test_two_shadings_of_one_subject_count_twice_by_chance():
     assert chance_of_retrieval(["x/noto", "x/fluent", "x/fluent", "x/twemoji"], "x/fluent") == 0.5
 

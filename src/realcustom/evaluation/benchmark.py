@@ -6,6 +6,7 @@ several seeds each. What a sentence says is also rendered: the oracle, which rea
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -160,6 +161,16 @@ class StickerBench:
                     )
                     for seed in range(seeds)
                 ]  # fmt: skip
+        self._index()
+
+    def with_items(self, items: Sequence[Item]) -> StickerBench:
+        """Return the same list, but for its items."""
+        other = copy.copy(self)
+        other.items = list(items)
+        other._index()
+        return other
+
+    def _index(self) -> None:
         self._by_number = {item.number: item for item in self.items}
         self._first_of: dict[str, Item] = {}
         for item in self.items:

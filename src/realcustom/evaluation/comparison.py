@@ -72,6 +72,8 @@ def differences(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: the records of one are missing or cannot be read.
     """
+    if len(folders) == 1:
+        return {}
     records = [_records(folder) for folder in folders]
     found: dict[str, dict[str, Any]] = {}
     for folder, own in zip(folders[1:], records[1:], strict=True):

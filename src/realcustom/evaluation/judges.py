@@ -36,12 +36,18 @@ class Reading:
     """For "place", "noun" and "colour", "worn" and "beside" if they are known: one number for each of the judge's labels.
     What is beside the thing is "" for certain where nothing is found there."""
     identity: Float[Tensor, "b c"]
-    """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject."""
+    """Embeddings of length 1 of the thing in the region; the closer two are, the likelier they show one subject. Zero, which is
+    like nothing, where there is no thing."""
 
     @property
     def found(self) -> Bool[Tensor, " b"]:
         """Whether there is a thing at all."""
-        return self.region.round().flatten(1).any(dim=1)
+        return _any(self.region)[:, 0]
+
+
+def _any(region: Float[Tensor, "b h w"]) -> Bool[Tensor, "b 1"]:
+    """Return whether anything lies in a region."""
+    return (region >= 0.5).flatten(1).any(dim=1, keepdim=True)
 
 
 class Judges(ModelMixin, ConfigMixin):
@@ -98,8 +104,9 @@ class Judges(ModelMixin, ConfigMixin):
         return {name: self.heads[name](features) for name in ("place", "worn") if name in self.labels}
 
     def describe(self, pixels: Float[Tensor, "b 3 h w"], region: Float[Tensor, "b h w"]) -> dict[str, Tensor]:
-        """Return the logits of noun and colour and the identity's embedding (of length 1) of what lies in `region`."""
-        return self.describe_crops(subject_crops(pixels, region))
+        """Return the logits of noun and colour and the identity's embedding, see `Reading`, of what lies in `region`."""
+        seen = self.describe_crops(subject_crops(pixels, region))
+        return seen | {"identity": seen["identity"] * _any(region)}
 
     def describe_crops(self, crops: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """Return the same for things alone on white, as `subject_crops` makes them."""
@@ -123,8 +130,9 @@ class Judges(ModelMixin, ConfigMixin):
     def _beside(self, pixels: Tensor, region: Tensor) -> Tensor:
         nouns = self.describe(pixels, region)["noun"]
         known = [self.labels["noun"].index(noun) for noun in self.labels["beside"][1:]]
-        there = region.flatten(1).any(dim=1, keepdim=True)
-        nothing = torch.where(there, -torch.inf, torch.finfo(nouns.dtype).max)  # of infinity a softmax would be nan
+        nothing = torch.where(
+            _any(region), -torch.inf, torch.finfo(nouns.dtype).max
+        )  # of infinity a softmax would be nan
         return torch.cat([nothing, nouns[:, known]], dim=1)
 
 

@@ -28,27 +28,6 @@ th:first-child, td:first-child { text-align: left } tr:nth-child(even) { backgro
 figure { display: inline-block; margin: .4rem .8rem .4rem 0; font-size: 12px } figcaption { max-width: 26rem }
 """
 
-_MEANING = {
-    "found": "there is a thing at all",
-    "identity": "the subject is found among its noun's drawings",
-    "identity_chance": "how often a random pick would find it",
-    "similarity": "cosine with the subject's own drawing",
-    "control": "share of what the sentence says of its subject that is seen: place, colour, what is worn or beside, position; "
-    "of sentences that the judges can follow",
-    "place": "the sentence's place is seen",
-    "colour": "the sentence's colour is seen on the thing",
-    "noun": "the sentence's noun is seen",
-    "worn": "what the sentence says that the thing wears is seen",
-    "beside": "what the sentence says is beside the thing is seen",
-    "position": "the subject lies in the part of the picture that the sentence says",
-    "leak": "the reference's place is seen instead",
-    "paste": "overlap of the subject's place with that in the reference",
-    "mask": "overlap of the mask with the subject, second half of the steps",
-    "mask_random": "the same for a random mask of the same size",
-    "mask_all": "the same for a mask of the whole picture",
-    "segmenter": "overlap of the judge's region with the true one",
-}
-
 
 def write_report(
     report: Mapping[str, Any],
@@ -117,7 +96,7 @@ def figure(picture: Image.Image, caption: str) -> str:
 def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str:
     shown = [name for name in FIGURES if any(name in figures for figures in report["rows"].values())]
     about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
-    meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {_MEANING[name]}</li>" for name in shown)
+    meaning = "".join(f"<li><b>{name.replace('_', ' ')}</b>: {FIGURES[name]}</li>" for name in shown)
     galleries = "".join(f"<h2>{name}</h2>{''.join(figures)}" for name, figures in ranked.items())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
@@ -151,7 +130,7 @@ def table(
         more: further columns by name, of each the cells by row.
     """
     more = more or {}
-    titles = {name: f' title="{escape(_MEANING[name])}"' if name in _MEANING else "" for name in shown}
+    titles = {name: f' title="{escape(FIGURES[name])}"' if name in FIGURES else "" for name in shown}
     head = "".join(f"<th{title}>{name.replace('_', ' ')}</th>" for name, title in titles.items())
     head += "".join(f"<th>{name}</th>" for name in more)
     body = "".join(

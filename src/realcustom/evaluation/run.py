@@ -215,10 +215,7 @@ def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> l
                 record["kind"] = item.kind
                 record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
                 record |= _control(item, shown[place].example, _seen(reading, place, judges), judges)
-                likeness = galleries.identity(item, reading.identity[place].numpy())
-                if not reading.found[place] and likeness:
-                    likeness |= {"identity": 0.0, "similarity": 0.0}
-                record |= likeness
+                record |= galleries.identity(item, reading.identity[place].numpy())
                 if row == "oracle" and item.example.region is not None:
                     true = torch.from_numpy(item.example.region)[None]
                     record["segmenter"] = float(overlap(region.round(), true))
@@ -311,11 +308,27 @@ def _batches(
         yield part, to_pixels([picture(item) for item in part])
 
 
-FIGURES = (
-    "found", "identity", "identity_chance", "similarity", "control", "place", "colour", "noun", "worn", "beside", "position",
-    "leak", "paste", "mask", "mask_random", "mask_all", "segmenter",
-)  # fmt: skip
-"""What is averaged over the pictures of a row, where a row has it."""
+FIGURES = {
+    "found": "there is a thing at all",
+    "identity": "the subject is found among its noun's drawings",
+    "identity_chance": "how often a random pick would find it",
+    "similarity": "cosine with the subject's own drawing",
+    "control": "share of what the sentence says of its subject that is seen: place, colour, what is worn or beside, position; "
+    "of sentences that the judges can follow",
+    "place": "the sentence's place is seen",
+    "colour": "the sentence's colour is seen on the thing",
+    "noun": "the sentence's noun is seen",
+    "worn": "what the sentence says that the thing wears is seen",
+    "beside": "what the sentence says is beside the thing is seen",
+    "position": "the subject lies in the part of the picture that the sentence says",
+    "leak": "the reference's place is seen instead",
+    "paste": "overlap of the subject's place with that in the reference",
+    "mask": "overlap of the mask with the subject, second half of the steps",
+    "mask_random": "the same for a random mask of the same size",
+    "mask_all": "the same for a mask of the whole picture",
+    "segmenter": "overlap of the judge's region with the true one",
+}
+"""What is averaged over the pictures of a row, where a row has it, and what it means."""
 
 OF_STEPS = ("mask_by_step", "mask_random_by_step")
 """What is averaged over the pictures of subjects, step by step."""
@@ -336,8 +349,8 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
         "benchmark": f"stickers {VERSION}",
         "split": bench.split,
         **about,
-        "rows": {row: means_of(own, FIGURES) for row, own in by_row.items() if own},
-        "families": {family: means_of(own, FIGURES) for family, own in by_family.items() if own},
-        "kinds": {kind: means_of(own, FIGURES) for kind, own in by_kind.items()},
+        "rows": {row: means_of(own, tuple(FIGURES)) for row, own in by_row.items() if own},
+        "families": {family: means_of(own, tuple(FIGURES)) for family, own in by_family.items() if own},
+        "kinds": {kind: means_of(own, tuple(FIGURES)) for kind, own in by_kind.items()},
         **{name: np.round(np.mean(each, axis=0), 4).tolist() if each else [] for name, each in steps.items()},
     }

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+DRAWS = 1000
+"""How often the groups are drawn anew for an interval."""
+
 
 def retrieved(embedding: Float[np.ndarray, " c"], gallery: Float[np.ndarray, "n c"], names: Sequence[str]) -> str:
-    """Return the name of the gallery's entry that is closest to an embedding; all have length 1."""
+    """Return the name of the gallery's entry that is closest to an embedding; all have length 1, and "" is that of zero."""
+    if not embedding.any():
+        return ""
     return names[int((gallery @ embedding).argmax())]
 
 
@@ -36,7 +41,7 @@ def part_of(y: float, x: float) -> str:
     return "top" if down < 0 else "bottom"
 
 
-def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> list[float]:
+def bootstrap(values: Sequence[float], groups: Sequence[str]) -> list[float]:
     """Return mean and 95 % interval of values whose groups (subjects) are drawn anew, as [mean, low, high].
 
     Values that are NaN take no part; without any other, the mean is NaN. A single group tells nothing of others: then, as
@@ -46,14 +51,11 @@ def bootstrap(values: Sequence[float], groups: Sequence[str], *, draws: int = 10
     known = [(value, group) for value, group in zip(values, groups, strict=True) if not np.isnan(value)]
     if not known:
         return [float("nan")]
-    names = sorted({group for _, group in known})
-    sums, counts = np.zeros(len(names)), np.zeros(len(names))
-    for value, group in known:
-        sums[names.index(group)] += value
-        counts[names.index(group)] += 1
+    names, of = np.unique([group for _, group in known], return_inverse=True)
+    sums, counts = np.bincount(of, weights=[value for value, _ in known]), np.bincount(of)
     if len(names) == 1:
         return [float(sums.sum() / counts.sum())]
-    chosen = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+    chosen = np.random.default_rng(0).integers(len(names), size=(DRAWS, len(names)))
     means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
     return [float(sums.sum() / counts.sum()), *(float(bound) for bound in np.percentile(means, [2.5, 97.5]))]
 
