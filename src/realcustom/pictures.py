@@ -222,6 +222,13 @@ def sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.
     return whole
 
 
+def folded(rows: Sequence[Sequence[Image.Image]], columns: int) -> Image.Image:
+    """Return rows of equally many pictures one above the other, long ones in several blocks of as many columns."""
+    columns = min(columns, len(rows[0]))
+    blocks = [row[start : start + columns] for start in range(0, len(rows[0]), columns) for row in rows]
+    return sheet([picture for block in blocks for picture in block], columns=columns)
+
+
 def cells_of(whole: Image.Image, size: tuple[int, int], gap: int = 2) -> list[Image.Image]:
     """Return the cells of a `sheet` whose pictures have some size, row by row; those that it left white, too."""
     width, height = size

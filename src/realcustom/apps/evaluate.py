@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 
@@ -122,49 +122,62 @@ def _refuse_unread(
     refuse_unread(given, [unread_settings(pipeline, run, evaluations)])
 
 
-class _Making:
-    """What makes the pictures of a run, by the options of the command.
+class _Making(NamedTuple):
+    """What makes the pictures of a run."""
+
+    method: Method
+    settings: Settings
+    maker: Maker
+
+
+def _making(options: argparse.Namespace) -> _Making:
+    """Return what makes the pictures of a run, by the options of the command.
 
     Raises:
         InputError: the model cannot be opened so, or the options contradict each other.
     """
+    way = options.method or "realcustom"
+    tuned = way not in ("realcustom", "image-prompt")
+    _refuse_contradictions(options, way, tuned=tuned)
+    settings = _settings(options, way)
+    opening = Opening(
+        _absolute(options.model or STICKERS), options.adapter and _absolute(options.adapter), options.device,
+        options.dtype or "float32", options.scheduler, tuple(options.mask_layers or ()), way,
+    )  # fmt: skip
+    # Where workers make the pictures, this machine only says of which model they are.
+    here = opening if options.ray is None else replace(opening, device="cpu")
+    method = _tuned(here, Path(way), options.output) if tuned else here.method()
+    with told_by_option():
+        defaults = method.pipeline.defaults
+        evaluations = rehearse(method.pipeline, options.steps or defaults["num_inference_steps"])
+    _refuse_unread(options, method.pipeline, settings, evaluations)
+    if options.ray is not None:
+        return _Making(method, settings, on_ray(options.ray, opening, method, settings))
+    return _Making(method, settings, in_batches(method, settings))
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        name = options.method or "realcustom"
-        tuned = name not in ("realcustom", "image-prompt")
-        if tuned:
-            _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
-            _refuse_beside(options, "a recipe of tuning, whose precision the recipe says", ("dtype",))
-            _refuse_beside(options, "a recipe of tuning, whose tuned models stay on this machine", ("ray",))
-            if not Path(name).is_file():
-                raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {name} is no file")
-            if options.benchmark == "dreambench-pairs":
-                raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
-        if options.ray is not None:
-            _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
-        given = {
-            name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS
-        }
-        if options.batch_size is not None:
-            given["batch_size"] = options.batch_size
-        if name == "image-prompt":
-            _refuse_beside(options, "--method image-prompt, which acts in all of the picture", tuple(UNBOUNDED))
-            given = {**IMAGE_PROMPT, **{name: value for name, value in given.items() if value is not None}}
-        self.settings = Settings(mask_refined=options.mask_refined, **given)
-        opening = Opening(
-            _absolute(options.model or STICKERS), options.adapter and _absolute(options.adapter), options.device,
-            options.dtype or "float32", options.scheduler, tuple(options.mask_layers or ()), name,
-        )  # fmt: skip
-        # Where workers make the pictures, this machine only says of which model they are.
-        here = opening if options.ray is None else replace(opening, device="cpu")
-        self.method = _tuned(here, Path(name), options.output) if tuned else here.method()
-        pipeline = self.method.pipeline
-        with told_by_option():
-            evaluations = rehearse(pipeline, options.steps or pipeline.defaults["num_inference_steps"])
-        _refuse_unread(options, pipeline, self.settings, evaluations)
-        self.maker: Maker = in_batches(self.method, self.settings)
-        if options.ray is not None:
-            self.maker = on_ray(options.ray, opening, self.method, self.settings)
+
+def _refuse_contradictions(options: argparse.Namespace, way: str, *, tuned: bool) -> None:
+    if tuned:
+        _refuse_beside(options, "a recipe of tuning, which has no RealCustom part", ("adapter", *_OF_SUBJECTS))
+        _refuse_beside(options, "a recipe of tuning, whose precision the recipe says", ("dtype",))
+        _refuse_beside(options, "a recipe of tuning, whose tuned models stay on this machine", ("ray",))
+        if not Path(way).is_file():
+            raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {way} is no file")
+        if options.benchmark == "dreambench-pairs":
+            raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
+    if options.ray is not None:
+        _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
+    if way == "image-prompt":
+        _refuse_beside(options, "--method image-prompt, which acts in all of the picture", tuple(UNBOUNDED))
+
+
+def _settings(options: argparse.Namespace, way: str) -> Settings:
+    given = {name: getattr(options, option.replace("-", "_")) for option, name in OPTIONS.items() if name in _SETTINGS}
+    if options.batch_size is not None:
+        given["batch_size"] = options.batch_size
+    if way == "image-prompt":
+        given = {**IMAGE_PROMPT, **{name: value for name, value in given.items() if value is not None}}
+    return Settings(mask_refined=options.mask_refined, **given)
 
 
 def _absolute(name: str) -> str:
@@ -193,7 +206,7 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         claim(output, about)
     else:
         checkpoints = training_history(resolve(options.model or STICKERS))
-        making = _Making(options)
+        making = _making(options)
         bench = work_list(options, store, making.method.pipeline.side)
         rows = options.rows or _rows(making.method, bench)
         about = describe(making.method, bench, making.settings)
@@ -233,7 +246,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
         folders = {"subject": options.pictures}
         claim(output, about)
     else:
-        making, progress = _Making(options), Progress()
+        making, progress = _making(options), Progress()
         said = dict.fromkeys((case.prompt, word, which) for case in cases for word, which in case.words)
         for prompt, word, occurrence in said:  # now, and not hours later
             find_word(prompt, word, making.method.pipeline.tokenizer, occurrence=occurrence)

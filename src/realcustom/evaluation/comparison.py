@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from realcustom.errors import InputError
+from realcustom.evaluation.markup import STYLE, table
 from realcustom.evaluation.output import OF_EVERY_CALL
-from realcustom.evaluation.page import STYLE, table
+from realcustom.evaluation.run import FIGURES
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import means_of
 from realcustom.files import read_json, reason
@@ -146,10 +147,10 @@ def page(
     more = {"seconds per subject": {row: f"{spent:.0f}" for row, spent in seconds.items()}}
     first = next(iter(reports.values()))
     about = ", ".join(f"{name} {first[name]}" for name in _OF_THE_LIST)
-    beside = f"<h2>Minus {escape(next(iter(reports)))}</h2>{table(apart, shown)}" if apart else ""
+    beside = f"<h2>Minus {escape(next(iter(reports)))}</h2>{table(apart, shown, meaning=FIGURES)}" if apart else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
-        f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}{table(rows, shown, more=more)}"
+        f"<h1>Comparison</h1><p>{escape(about)}</p>{drawing(reports)}{table(rows, shown, meaning=FIGURES, more=more)}"
         "<p><small>Mean and 95 % interval by bootstrap over subjects. Rows in brackets are no methods: the same sentences by "
         f"text alone, the reference itself, and real renders.</small></p>{beside}</html>"
     )

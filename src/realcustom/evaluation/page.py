@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,19 +12,13 @@ from PIL import Image
 
 from realcustom.evaluation import history
 from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench, picture_file
+from realcustom.evaluation.markup import STYLE, figure, table
 from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import best_median_worst
 from realcustom.files import write_whole
-from realcustom.pictures import sheet, write_picture
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f6 } small { color: #777 }
-figure { display: inline-block; margin: .4rem .8rem .4rem 0; font-size: 12px } figcaption { max-width: 26rem }
-"""
+from realcustom.pictures import folded, sheet, write_picture
 
 
 def write_report(
@@ -49,13 +41,6 @@ def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) 
     rows = [[Image.fromarray(item.example.reference) for item in items]]
     rows += [[_made(folders[row], item) for item in items] for row in _SHOWN if row in folders]
     return folded(rows, columns)
-
-
-def folded(rows: Sequence[Sequence[Image.Image]], columns: int) -> Image.Image:
-    """Return rows of equally many pictures one above the other, long ones in several blocks of as many columns."""
-    columns = min(columns, len(rows[0]))
-    blocks = [row[start : start + columns] for start in range(0, len(rows[0]), columns) for row in rows]
-    return sheet([picture for block in blocks for picture in block], columns=columns)
 
 
 _SHOWN = ("subject", "twin")
@@ -85,14 +70,6 @@ def _strip(record: Mapping[str, Any], bench: StickerBench, folders: Mapping[str,
     return figure(sheet(pictures, columns=len(pictures)), caption)
 
 
-def figure(picture: Image.Image, caption: str) -> str:
-    """Return a picture and what HTML says of it as a figure that needs no other file."""
-    written = io.BytesIO()
-    picture.save(written, "PNG")
-    data = base64.b64encode(written.getvalue()).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt=""><figcaption>{caption}</figcaption></figure>'
-
-
 def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str:
     shown = [name for name in FIGURES if any(name in figures for figures in report["rows"].values())]
     about = ", ".join(f"{name} {value}" for name, value in report.items() if isinstance(value, (str, int, float)))
@@ -101,46 +78,15 @@ def _page(report: Mapping[str, Any], ranked: Mapping[str, Sequence[str]]) -> str
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>StickerBench</title><style>{STYLE}</style>'
         f"<h1>StickerBench</h1><p>{escape(about)}</p>"
-        f"{table(report['rows'], shown, of='row', told=ROWS)}"
+        f"{table(report['rows'], shown, of='row', told=ROWS, meaning=FIGURES)}"
         f"<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p><ul>{meaning}</ul>"
         f"<h2>Similarity and control</h2>{scatter(points_of(report['rows'], 'control', 'similarity'), 'control', 'similarity')}"
-        f"<h2>By family of sentences</h2>{table(report['families'], shown, of='family', told=FAMILIES)}"
-        f"<h2>By kind of subject</h2>{table(report['kinds'], shown, of='kind')}"
+        f"<h2>By family of sentences</h2>{table(report['families'], shown, of='family', told=FAMILIES, meaning=FIGURES)}"
+        f"<h2>By kind of subject</h2>{table(report['kinds'], shown, of='kind', meaning=FIGURES)}"
         f"{_by_step(report)}"
         "<p>Each strip: reference, picture, text-only twin of the same seed if there is one, a real render.</p>"
         f"{galleries}{_history(report['training'])}</html>"
     )
-
-
-def table(
-    rows: Mapping[str, Any],
-    shown: Sequence[str],
-    *,
-    of: str = "",
-    told: Mapping[str, str] | None = None,
-    more: Mapping[str, Mapping[str, str]] | None = None,
-) -> str:
-    """Return figures and their intervals as an HTML table.
-
-    Args:
-        rows: of figures, by name.
-        shown: names of the figures, in their order.
-        of: what a row is.
-        told: what each row means.
-        more: further columns by name, of each the cells by row.
-    """
-    more = more or {}
-    titles = {name: f' title="{escape(FIGURES[name])}"' if name in FIGURES else "" for name in shown}
-    head = "".join(f"<th{title}>{name.replace('_', ' ')}</th>" for name, title in titles.items())
-    head += "".join(f"<th>{name}</th>" for name in more)
-    body = "".join(
-        f"<tr><td>{escape(row)}{f'<br><small>{escape(told[row])}</small>' if told else ''}</td><td>{figures['pictures']}</td>"
-        + "".join(f"<td>{cell(figures.get(name))}</td>" for name in shown)
-        + "".join(f"<td>{cells.get(row, '')}</td>" for cells in more.values())
-        + "</tr>"
-        for row, figures in rows.items()
-    )
-    return f"<table><tr><th>{of}</th><th>pictures</th>{head}</tr>{body}</table>"
 
 
 def _by_step(report: Mapping[str, Any]) -> str:
@@ -172,10 +118,3 @@ def _history(checkpoints: Sequence[Mapping[str, Any]]) -> str:
         "<p><small>On held-out scenes; NAME/T at timestep T. right and wrong: error with the right or a wrong reference over "
         "that without any.</small></p>"
     )
-
-
-def cell(figure: Sequence[float] | None) -> str:
-    """Return a figure and its interval, [mean, low, high], as they stand in a table; nothing if it was not measured."""
-    if figure is None:
-        return ""
-    return f"{figure[0]:.3f}" + (f"<br><small>{figure[1]:.3f} to {figure[2]:.3f}</small>" if len(figure) > 1 else "")

@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image
 
 from realcustom.evaluation.cases import Case
-from realcustom.evaluation.page import STYLE, figure, folded, table
+from realcustom.evaluation.markup import STYLE, figure, table
 from realcustom.evaluation.photographs import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import best_median_worst
 from realcustom.files import write_whole
-from realcustom.pictures import read_picture, sheet
+from realcustom.pictures import folded, read_picture, sheet
 
 SIDE = 128
 """Of the pictures on the page, in pixels."""
@@ -84,7 +84,7 @@ def _table(rows: Mapping[str, Any], told: Mapping[str, str] | None = None) -> st
     """Return every figure of every row; of what no row has, that it was not measured."""
     shown = [name for name in FIGURES if any(name in figures for figures in rows.values())]
     absent = {name.replace("_", " "): dict.fromkeys(rows, "not measured") for name in FIGURES if name not in shown}
-    return table(rows, shown, told=told, more=absent)
+    return table(rows, shown, told=told, meaning=FIGURES, more=absent)
 
 
 def _scatter(rows: Mapping[str, Any]) -> str:

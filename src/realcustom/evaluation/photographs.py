@@ -302,14 +302,14 @@ class _RealPictures:
             yield f"{subject.name}/{subject.pictures[number].name}", figures
 
     def _embedded(self, name: str, subject: RealSubject, *, segmented: bool) -> np.ndarray:
-        key = name, subject.name, segmented
-        if key not in self._known:
+        """Return what an encoder sees of a subject's real pictures, `[n, c]`; all encoders look when the first one is asked."""
+        if (name, subject.name, segmented) not in self._known:
             pictures = [as_seen(read_picture(path)) for path in subject.pictures]
             if segmented:
-                pictures = [self._cut_out(picture, subject.word) for picture in pictures]
-            self._known[key] = np.concatenate([self.images[name].embed([picture]).numpy() for picture in pictures])
-        return self._known[key]
-
-    def _cut_out(self, picture: Image.Image, word: str) -> Image.Image:
-        assert self.encoders.segmenter is not None
-        return cut_out(picture, self.encoders.segmenter.region(picture, word))
+                assert self.encoders.segmenter is not None
+                regions = [self.encoders.segmenter.region(picture, subject.word) for picture in pictures]
+                pictures = [cut_out(picture, region) for picture, region in zip(pictures, regions, strict=True)]
+            for encoder_name, encoder in self.images.items():
+                seen = [encoder.embed([picture]).numpy() for picture in pictures]
+                self._known[encoder_name, subject.name, segmented] = np.concatenate(seen)
+        return self._known[name, subject.name, segmented]
