@@ -88,6 +88,7 @@ NOT_EXECUTED = {
     "from diffusers import StableDiffusionXLPipeline": "fetches SDXL; tests/unit/test_stock_pipelines.py has the same calls",
     "ray start": "starts a server; tests/unit/test_cluster.py makes pictures on a cluster of two local workers",
     "realcustom compare": "needs evaluations; tests/unit/test_comparison.py has some",
+    "for": "is realcustom evaluate, once for each value",
     "realcustom evaluate": "takes hours and the drawings; tests/unit/test_evaluation.py has a toy",
 }
 """How commands, or the first lines of Python blocks, begin that are not executed here, and why not."""

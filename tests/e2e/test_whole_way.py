@@ -372,6 +372,14 @@ def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benc
     assert not np.array_equal(top, middle)
 
 
+def test_an_autoencoder_is_measured_on_what_stickerbench_renders(home, benchmark, capsys):
+    given = ["--model", str(home / "joint" / "export"), "--drawings", str(home / "drawings"), "--subjects", "2"]
+    benchmark("autoencoder").main([*given, "--split", "validation"])
+    found = re.fullmatch(r"40 renders of 2 subjects: (.+) \((.+) to (.+)\) dB\n", capsys.readouterr().out)
+    mean, low, high = map(float, found.groups())
+    assert 0 < low <= mean <= high < 20  # an autoencoder of two steps returns something grey
+
+
 def test_choices_differ_in_one_thing_and_are_measured_once(home, benchmark, monkeypatch, capsys):
     choices = benchmark("choices")
     table = choices.TABLES["autoencoder"]

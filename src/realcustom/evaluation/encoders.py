@@ -29,7 +29,7 @@ from realcustom.vision import OF_CLIP, OF_IMAGENET, normalized
 USUAL = {
     "clip": "openai/clip-vit-base-patch32", "dino": "facebook/dino-vits16", "segmenter": "CIDAS/clipseg-rd64-refined",
 }  # fmt: skip
-"""What the benchmarks' published figures were measured with; for the segmenter, which papers rarely name, this project's.
+"""What the benchmarks' published figures were measured with; the segmenter aside, where RealCustom's paper has SAM.
 The others are published as pickles only."""
 
 
