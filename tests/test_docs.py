@@ -82,6 +82,7 @@ NOT_EXECUTED = {
     "realcustom train": "takes hours; tests/e2e/test_whole_way.py trains every part of a toy model",
     "realcustom convert": "needs the authors' files; tests/e2e/test_official_files.py has some at toy size",
     "python benchmarks/ablations.py": "takes hours and the drawings; tests/e2e/test_whole_way.py runs one table of a toy",
+    "python benchmarks/choices.py": "takes two hours; tests/e2e/test_whole_way.py runs some rows of a toy",
     "python benchmarks/fits.py": "needs evaluations; tests/e2e/test_whole_way.py has one of a toy",
     "python benchmarks/full_size.py": "needs 7 GB and minutes; tests/unit/test_bases.py has the same at toy size",
     "# SDXL and RealCustom++, on a GPU": "fetches SDXL; tests/unit/test_bases.py loads an adapter on a saved base",
