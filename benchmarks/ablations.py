@@ -98,8 +98,8 @@ def _called(bench: StickerBench, word: Callable[[StickerBench, Item], str]) -> S
     """Return the items of a list that ask for a subject in a place and nothing else, with another word for the subject."""
 
     def called(item: Item) -> Item:
-        old, new = (rf"\b{re.escape(with_article(item.example.word))}\b", word(bench, item))
-        caption, said = re.subn(old, with_article(new), item.example.caption, count=1)
+        old, new = with_article(item.example.word), word(bench, item)
+        caption, said = re.subn(rf"\b{re.escape(old)}\b", with_article(new), item.example.caption, count=1)
         assert said, f"{item.example.caption!r} does not say {item.example.word!r}"
         return replace(item, example=replace(item.example, caption=caption, word=new))
 

@@ -11,7 +11,6 @@ subjects, and below each the first picture of every folder.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +21,9 @@ from PIL import Image
 
 from realcustom.data.examples import to_pixels
 from realcustom.data.stickers.drawings import DrawingStore
+from realcustom.errors import InputError
 from realcustom.evaluation.benchmark import Item, StickerBench
+from realcustom.evaluation.comparison import read_reports
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.scores import means_of
@@ -41,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", type=Path, default=Path("fits.png"))
     options = parser.parse_args(arguments)
     for folder in options.folders:
-        if not (folder / "report.json").exists() or not any((folder / "tuning").glob("*.png")):
+        if not any((folder / "tuning").glob("*.png")):
             parser.error(
                 f"{folder} holds no tuning; make it with: realcustom evaluate --method RECIPE --output {folder}"
             )
-    if len({folder.name for folder in options.folders}) < len(options.folders):
-        parser.error("two of the folders have one name; rename one")
-    split = json.loads((options.folders[0] / "report.json").read_text("utf-8"))["split"]
+    try:
+        split = next(iter(read_reports(options.folders).values()))["split"]
+    except InputError as error:
+        parser.error(str(error))
     made = {folder.name: _pictures(folder) for folder in options.folders}
     side = next(iter(made[options.folders[0].name].values()))[0].width
     bench = StickerBench(DrawingStore.load(options.drawings), split, prompts=1, seeds=1, side=side)
