@@ -109,14 +109,20 @@ class SubjectReport:
         return list(dict.fromkeys(found))
 
     def lines(self) -> list[str]:
-        """Return the figures as people read them, a line each; the advice is not among them."""
+        """Return the figures as people read them, a line each; the advice is not among them.
+
+        What the mask covers and how strongly the subject acted are means over the pictures in which it acted, if there are any.
+        """
         lines = [f"{word.text!r} is the word, tokens {', '.join(word.pieces)}" for word in dict.fromkeys(self.words)]
-        covered = [f"{float(np.mean(step)):.0%}" for step in self.coverage]
+        strengths = self._mean_strengths()
+        everything = range(len(strengths))
+        acting = [number for number in everything if strengths[number] is not None] or everything
+        covered = [f"{float(np.mean([step[number] for number in acting])):.0%}" for step in self.coverage]
         lines.append(
             f"its mask covers {covered[0]} of the picture in every step" if len(set(covered)) == 1
             else f"its mask covers, step by step, {', '.join(covered)} of the picture"
         )  # fmt: skip
-        known = [strength for strength in self._mean_strengths() if strength is not None]
+        known = [strength for strength in strengths if strength is not None]
         acted = (
             f"{np.mean(known):.2f} times as strongly as the text"
             if known

@@ -58,3 +58,8 @@ def test_the_lines_say_what_was_found_where_and_how_strongly():
         "its mask covers, step by step, 50%, 25% of the picture",
         "in it the subject acted not at all: its scale or mask is 0, or no step lies between its start and end",
     ]
+
+
+def test_where_the_subject_acted_is_told_without_the_twin_in_which_it_did_not():
+    with_twin = SubjectReport([WORD, WORD], [[0.5, 0.1], [0.3, 0.2]], [[0.7, None], [0.7, None]])
+    assert with_twin.lines()[1] == "its mask covers, step by step, 50%, 30% of the picture"
