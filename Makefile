@@ -2,7 +2,7 @@
 #   make demo    three pictures of three example subjects, in demo/
 #   make figures the same pictures and more, for the README and docs/
 #   make test    the test suite
-#   make bench   what every way of running costs, as ratios; takes hours on two cores
+#   make bench   what every way of running costs, as ratios; takes an hour or more on two cores
 #   make check   format, lint, types, docstrings
 #   make fix     what of that can be repaired automatically
 #   make wheel-test   a picture made by the wheel, installed where there is no source tree

@@ -72,7 +72,7 @@ def test_every_test_of_the_paper_map_exists(row):
 NOT_EXECUTED = {
     "make demo": "makes an environment of its own; .ci/run calls make",
     "make test": "is this very run",
-    "make bench": "takes hours on two cores; tests/unit/test_branches.py has every way of running, on a toy model",
+    "make bench": "takes an hour or more on two cores; tests/unit/test_branches.py has every way of running, on a toy model",
     "python benchmarks/memory.py": "builds every family at full size, without numbers, and takes a minute",
     "make check": "a check beside the tests",
     "make fix": "changes the files",
