@@ -11,7 +11,6 @@ subjects, and writes every single score beside the pictures. Pictures that are t
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import UNBOUNDED, Customized, in_batches
-from realcustom.evaluation.output import Settings, write_lines
+from realcustom.evaluation.output import Settings, write_report
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
@@ -193,9 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
         records = judge(bench, judges, {"subject": folder / "subject"})
-        write_lines(records, folder / "records.jsonl")
         report = summarise(records, bench, {**about, "judges": fingerprint(judges)})
-        (folder / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
+        write_report(report, folder / "report.json")
         return report["rows"]["subject"]
 
     for table in asked:

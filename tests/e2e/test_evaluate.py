@@ -30,7 +30,7 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
     assert code == 0, said.err
     assert "not measured: openai/clip-vit-base-patch32 is not in the hub's cache" in said.err.partition("subject: ")[0]
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        "grid.png", "manifest.jsonl", "records.jsonl", "report.html", "report.json", "run.json", "subject", "text",
+        "grid.png", "manifest.jsonl", "report.html", "report.json", "run.json", "subject", "text",
     ]  # fmt: skip
     assert json.loads(Path("out/report.json").read_text())["rows"]["subject"] == {"pictures": 1}
     code, said = evaluate("--dtype", "bfloat16")

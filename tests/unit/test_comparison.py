@@ -17,17 +17,17 @@ from realcustom.evaluation.scatter import LETTER, Point, points_of, scatter
 
 def records(*scores):
     """Records of pictures of two subjects in turn, with their similarities."""
-    return "".join(
-        json.dumps({"row": "subject", "number": number, "group": "ab"[number % 2], "similarity": score}) + "\n"
+    return [
+        {"row": "subject", "number": number, "group": "ab"[number % 2], "similarity": score}
         for number, score in enumerate(scores)
-    )
+    ]
 
 
 def report(similarity, control, method="realcustom", **more):
     figures = {"pictures": 4, "similarity": [similarity] * 3, "control": [control] * 3}
     rows = {"subject": figures, "copy": {"pictures": 4, "similarity": [0.9] * 3, "control": [0.1] * 3}}
     told = {"benchmark": "stickers 3", "split": "validation", "bench": "abc", "judges": "def", "model": "m"}
-    return {**told, "method": method, "rows": rows, "families": {}, **more}
+    return {**told, "method": method, "rows": rows, "families": {}, "records": records(0.1, 0.9, 0.1, 0.9), **more}
 
 
 @pytest.fixture
@@ -35,13 +35,11 @@ def folders(tmp_path):
     told = {
         "ours": report(0.5, 0.8),
         "prompt-0.5": report(0.3, 0.6, "image-prompt"),
-        "prompt-1": report(0.6, 0.4, "image-prompt"),
+        "prompt-1": report(0.6, 0.4, "image-prompt", records=records(0.3, 1.0, 0.3, 1.0)),
     }
     for name, one in told.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(one))
-        (tmp_path / name / "records.jsonl").write_text(records(0.1, 0.9, 0.1, 0.9))
-    (tmp_path / "prompt-1" / "records.jsonl").write_text(records(0.3, 1.0, 0.3, 1.0))
     spent = [("dog", 90.0), ("dog", 10.0), ("cat", 20.0)]
     lines = [json.dumps({"subject": subject, "seconds": seconds}) for subject, seconds in spent]
     (tmp_path / "prompt-1" / "tuning.jsonl").write_text("\n".join(lines))
@@ -51,7 +49,7 @@ def folders(tmp_path):
 def test_the_methods_stand_first_and_the_other_rows_once(folders):
     reports = read_reports(folders)
     assert list(rows_of(reports)) == ["ours", "prompt-0.5", "prompt-1", "(copy)"]
-    told = page(reports, {"prompt-1": 15.0}, differences(folders))
+    told = page(reports, {"prompt-1": 15.0}, differences(reports))
     assert "<td>15</td>" in told
     assert told.count("<circle") == 3  # the copy, which obeys nothing, is in the table alone
     assert "http" not in told.replace("http://www.w3.org/2000/svg", "")
@@ -72,7 +70,7 @@ def test_text_alone_is_shown_if_it_is_that_of_all_models(folders):
 
 
 def test_differences_are_taken_picture_by_picture(folders):
-    apart = differences(folders)
+    apart = differences(read_reports(folders))
     assert list(apart) == ["prompt-0.5", "prompt-1"]
     assert apart["prompt-0.5"] == {"pictures": 4, "similarity": [0.0, 0.0, 0.0]}
     # .2 for one subject and .1 for the other, however far apart the two are
@@ -101,6 +99,8 @@ def test_evaluations_whose_names_differ_in_a_number_are_a_curve(folders):
         ([], r"report\.json holds no JSON object"),
         ({"rows": {"subject": {}}, "families": {}}, "is no report on subjects of StickerBench"),
         ({"rows": [], "families": {}}, "is no report on subjects of StickerBench"),
+        (report(0.1, 0.1, records=None), "does not hold the scores of every picture"),
+        (report(0.1, 0.1, records=[{"row": "subject"}]), "does not hold the scores of every picture"),
         ('{"rows": ', r"report\.json cannot be read as JSON"),
     ],
 )
@@ -116,12 +116,6 @@ def test_two_folders_of_one_name_are_refused(folders, tmp_path):
     shutil.copytree(folders[0], tmp_path / "again" / "ours")
     with pytest.raises(InputError, match="two of the folders are called ours; rename one"):
         read_reports([*folders, tmp_path / "again" / "ours"])
-
-
-def test_what_holds_no_records_is_refused(folders):
-    (folders[1] / "records.jsonl").unlink()
-    with pytest.raises(InputError, match="does not hold the scores of every picture"):
-        differences(folders)
 
 
 def test_better_lies_above_and_to_the_right():

@@ -20,8 +20,8 @@ from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
 from realcustom.evaluation.methods import Customized, in_batches
-from realcustom.evaluation.output import Settings, claim
-from realcustom.evaluation.page import _ranked, write_report
+from realcustom.evaluation.output import Settings, claim, write_report
+from realcustom.evaluation.page import _ranked, write_page
 from realcustom.evaluation.run import (
     MADE,
     ROWS,
@@ -35,6 +35,7 @@ from realcustom.evaluation.run import (
 )
 from realcustom.evaluation.scores import part_of
 from realcustom.pictures import sheet
+from realcustom.subject_encoder import SubjectEncoder
 
 SIDE, COUNT = 32, 9
 
@@ -323,6 +324,17 @@ class TestRun:
             one, other = (np.asarray(Image.open(root / path), int) for root in (folder, tmp_path))
             assert np.abs(one - other).max() <= 1, path
 
+    def test_each_subject_is_looked_at_once(self, tiny, bench, tmp_path, monkeypatch):
+        looked, features = [], SubjectEncoder.features
+
+        def counted(self, levels, adapter):
+            looked.append(len(levels))
+            return features(self, levels, adapter)
+
+        monkeypatch.setattr(SubjectEncoder, "features", counted)
+        run(tiny.pipeline(), bench, self.SETTINGS, tmp_path, rows=["subject"])
+        assert looked == [1] * SIZE["subjects"]  # though every batch begins or ends within a subject's sentences
+
     def test_pictures_of_another_model_or_setting_are_not_mixed(self, tiny, bench, folder):
         other = tiny.pipeline()
         other.unet.conv_out.bias.data += 1
@@ -457,8 +469,12 @@ class TestRun:
         own_kinds = {item.subject: kinds[item.subject] for item in bench.items}
         assert report["kinds"].keys() == set(own_kinds.values())
         assert sum(figures["pictures"] for figures in report["kinds"].values()) == len(bench.items)
-        write_report(report, records, bench, folders(folder), folder)
-        assert json.loads((folder / "report.json").read_text()) == report
+        write_report(report, folder / "report.json")
+        write_page(report, bench, folders(folder), folder)
+        written = (folder / "report.json").read_text()
+        assert json.loads(written) == report
+        assert report["records"] == records
+        assert [json.loads(line.rstrip(",")) for line in written.splitlines() if '"row"' in line] == records
         page = (folder / "report.html").read_text()
         assert "<td>joint</td><td>10</td><td>100</td><td>0.75</td><td>0.812</td>" in page
         assert page.count("<figure>") == page.count('<img src="data:image/png;base64,') > 0
@@ -523,7 +539,7 @@ def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
     assert {record["row"] for record in records} == {"subject", "oracle", "copy", "drawn"}
     report = {**summarise(records, bench, {}), "training": []}
     assert report["rows"].keys() == {"subject", "oracle", "copy", "drawn"}
-    write_report(report, records, bench, made, tmp_path)
+    write_page(report, bench, made, tmp_path)
     assert (tmp_path / "report.html").is_file()
 
 

@@ -188,7 +188,7 @@ class TestArithmetic:
         )
         assert report["rows"]["subject"] == {"pictures": 1}
         page = tmp_path / "page.html"
-        write_page(report, records, [case], {"subject": tmp_path / "made"}, page)
+        write_page(report, [case], {"subject": tmp_path / "made"}, page)
         shown = page.read_text("utf-8")
         assert "not measured: no such folder" in shown
         rows = shown.partition("</table>")[0]
@@ -201,7 +201,7 @@ class TestArithmetic:
         records = self.score(case, tmp_path, Encoders(None, MeanColour()))
         report = photographs.summarise(records, {"benchmark": "own", "encoders": {}})
         page = tmp_path / "page.html"
-        write_page(report, records, [case], {"subject": tmp_path / "made"}, page)
+        write_page(report, [case], {"subject": tmp_path / "made"}, page)
         table = page.read_text("utf-8").partition("</table>")[0]
         absent = [name for name in photographs.FIGURES if name not in ("dino", "dino_reference")]
         assert table.count("<td>not measured</td>") == len(report["rows"]) * len(absent)
@@ -221,7 +221,7 @@ class TestArithmetic:
         report = photographs.summarise(records, {"benchmark": "own", "encoders": {}})
         assert report["rows"]["subject"]["clip_t"] == pytest.approx([0.5**0.5], abs=1e-4)
         assert report["by_family"]["scene"]["pictures"] == report["by_word"]["ball"]["pictures"] == 1
-        write_page(report, records, [case], {"subject": tmp_path / "made"}, tmp_path / "page.html")
+        write_page(report, [case], {"subject": tmp_path / "made"}, tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text("utf-8")
         assert all(told in page for row, told in photographs.ROWS.items() if row != "text")
         assert page.count("<circle") == 2  # the real pictures have no sentence

@@ -32,7 +32,7 @@ def compare(options: argparse.Namespace) -> None:
         told = [f"{figures[name][0]:.3f}" if name in figures else "" for name in FIGURES]
         table.append((row, str(figures["pictures"]), *told, f"{seconds[row]:.0f}" if row in seconds else ""))
     print(aligned(table, indent=""))
-    apart = differences(options.folders)
+    apart = differences(reports)
     if apart:
         print(f"\nminus {options.folders[0].name}, picture by picture, with 95 % intervals over subjects")
         rows = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from realcustom.apps.console import quiet_libraries
 from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_option
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
-from realcustom.evaluation import dreambench, photographs
+from realcustom.evaluation import dreambench, page, photo_page, photographs
 from realcustom.evaluation.benchmark import StickerBench
 from realcustom.evaluation.cases import WHOLE, Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.cluster import on_ray
@@ -26,9 +25,7 @@ from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import IMAGE_PROMPT, UNBOUNDED, Customized, Maker, Method, Opening, in_batches
-from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines
-from realcustom.evaluation.page import write_report
-from realcustom.evaluation.photo_page import grid, write_page
+from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines, write_report
 from realcustom.evaluation.run import (
     MADE,
     counts_of_whole_list,
@@ -39,7 +36,6 @@ from realcustom.evaluation.run import (
     require_pictures,
     summarise,
 )
-from realcustom.files import write_whole
 from realcustom.finding import EMBEDDED
 from realcustom.loading import fingerprint, load_strictly, resolve
 from realcustom.options import load_options
@@ -220,7 +216,8 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
     records = judge(bench, judges, folders)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
-    write_report(report, records, bench, folders, output)
+    write_report(report, output / "report.json")
+    page.write_page(report, bench, folders, output)
     _print_rows(report)
     print(output / "report.html")
 
@@ -268,11 +265,10 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             "diffusers": diffusers.__version__,
         },
     )
-    write_lines(records, output / "records.jsonl")
+    write_report(report, output / "report.json")
     journal.unlink()
-    write_whole(json.dumps(report, indent=1), output / "report.json")
-    write_page(report, records, cases, folders, output / "report.html")
-    write_picture(grid(cases, folders), output / "grid.png")
+    photo_page.write_page(report, cases, folders, output / "report.html")
+    write_picture(photo_page.grid(cases, folders), output / "grid.png")
     for name, told in report["encoders"].items():
         print(f"{name:13}{told}")
     _print_rows(report)

@@ -49,6 +49,12 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
         rows = told.get("rows")
         if "families" not in told or not isinstance(rows, dict) or "pictures" not in rows.get("subject", ()):
             raise InputError(f"{path} is no report on subjects of StickerBench")
+        try:
+            _of_subjects(told["records"])
+        except (LookupError, TypeError) as error:
+            raise InputError(
+                f"{path} does not hold the scores of every picture; make it again with the command that made it"
+            ) from error
         if folder.name in reports:
             raise InputError(f"two of the folders are called {folder.name}; rename one")
         reports[folder.name] = told
@@ -60,8 +66,8 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return reports
 
 
-def differences(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return how each evaluation differs from the first one, by the names of their folders.
+def differences(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return how each evaluation differs from the first one, by the names of their reports.
 
     Both show the same subjects under the same sentences, so that the difference is taken picture by picture: what makes a
     subject easy or hard for all falls out of its interval.
@@ -69,17 +75,12 @@ def differences(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Returns:
         For all but the first, "pictures", how many both have; and [mean, low, high] of the difference of every figure of
         `SHOWN`, by bootstrap over subjects.
-
-    Raises:
-        InputError: the records of one are missing or cannot be read.
     """
-    if len(folders) == 1:
-        return {}
-    records = [_records(folder) for folder in folders]
+    first_records, *others = (_of_subjects(told["records"]) for told in reports.values())
     found: dict[str, dict[str, Any]] = {}
-    for folder, own in zip(folders[1:], records[1:], strict=True):
-        pairs = [(own[number], first) for number, first in records[0].items() if number in own]
-        found[folder.name] = means_of(
+    for name, own in zip(list(reports)[1:], others, strict=True):
+        pairs = [(own[number], first) for number, first in first_records.items() if number in own]
+        found[name] = means_of(
             [
                 {
                     "group": one["group"],
@@ -92,14 +93,9 @@ def differences(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _records(folder: Path) -> dict[int, dict[str, Any]]:
+def _of_subjects(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
     """Return the records of an evaluation's pictures of subjects by their numbers."""
-    path = folder / "records.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return {line["number"]: line for line in lines if line["row"] == "subject"}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path} does not hold the scores of every picture: {reason(error)}") from error
+    return {record["number"]: record for record in records if record["row"] == "subject"}
 
 
 def tuning_seconds(folder: Path) -> float | None:

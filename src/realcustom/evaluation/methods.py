@@ -16,6 +16,7 @@ from realcustom.loading import resolve
 from realcustom.painting import take_scheduler, to_device
 from realcustom.pipeline import RealCustomPipeline, check_layers
 from realcustom.provenance import Dtype
+from realcustom.saved_subject import SavedSubject
 from realcustom.subject import Subject
 
 
@@ -89,6 +90,7 @@ class Customized:
 
     def __init__(self, pipeline: RealCustomPipeline, name: str = "realcustom") -> None:
         self.pipeline, self.name = pipeline, name
+        self._seen: dict[str, SavedSubject] = {}
 
     def describe(self) -> dict[str, Any]:
         """Return its name."""
@@ -101,7 +103,7 @@ class Customized:
             return [Made(self._of_several(request, more)) for request in requests]
         shown = [request.subjects[0] for request in requests]
         made = self.pipeline(
-            [request.prompt for request in requests], [one.picture for one in shown], [one.word for one in shown],
+            [request.prompt for request in requests], self._as_seen(shown), [one.word for one in shown],
             generator=generators(requests), occurrence=1, **more,
         )  # fmt: skip
         if made.masks is None:
@@ -109,8 +111,24 @@ class Customized:
         return [Made(picture, made.masks.steps[:, place]) for place, picture in enumerate(made.images)]
 
     def _of_several(self, request: Request, more: dict[str, Any]) -> Image.Image:
-        subjects = [Subject(one.picture, one.word, occurrence=one.occurrence) for one in request.subjects]
+        seen = self._as_seen(request.subjects)
+        subjects = [
+            Subject(likeness, one.word, occurrence=one.occurrence)
+            for likeness, one in zip(seen, request.subjects, strict=True)
+        ]
         return self.pipeline(request.prompt, subjects=subjects, generator=generators([request])[0], **more).images[0]
+
+    def _as_seen(self, shown: Sequence[Shown]) -> list[SavedSubject]:
+        """Return what the encoder sees of subjects; lists go from one to the next, so it looks at each once."""
+        seen: dict[str, SavedSubject] = {}
+        for one in shown:
+            if one.name not in seen:
+                known = self._seen.get(one.name)
+                seen[one.name] = known or self.pipeline.subject_encoder.remember(
+                    one.picture, self.pipeline.adapter, one.word
+                )
+        self._seen = seen
+        return [seen[one.name] for one in shown]
 
 
 @dataclass(frozen=True)

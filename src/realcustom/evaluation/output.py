@@ -192,6 +192,13 @@ def _journalled(journal: Path) -> dict[str, list[dict[str, Any]]]:
     return known
 
 
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write a report as JSON; each of its "records", which come last, is a line of its own."""
+    told = {name: value for name, value in report.items() if name != "records"}
+    records = ",\n".join("  " + json.dumps(record) for record in report["records"])
+    write_whole(f'{json.dumps(told, indent=1)[:-2]},\n "records": [\n{records}\n ]\n}}\n', path)
+
+
 def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write one JSON object a line."""
     write_whole("".join(json.dumps(record) + "\n" for record in records), path)

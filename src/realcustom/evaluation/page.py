@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +12,6 @@ from PIL import Image
 from realcustom.evaluation import history
 from realcustom.evaluation.benchmark import FAMILIES, Item, StickerBench, picture_file
 from realcustom.evaluation.markup import STYLE, figure, table
-from realcustom.evaluation.output import write_lines
 from realcustom.evaluation.run import FIGURES, ROWS
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import best_median_worst
@@ -21,19 +19,11 @@ from realcustom.files import write_whole
 from realcustom.pictures import folded, sheet, write_picture
 
 
-def write_report(
-    report: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
-    bench: StickerBench,
-    folders: Mapping[str, Path],
-    folder: Path,
-) -> None:
-    """Write `report.json`, `records.jsonl`, `report.html` and `grid.png` (40 subjects) into `folder`."""
-    write_whole(json.dumps(report, indent=1), folder / "report.json")
-    write_lines(records, folder / "records.jsonl")
+def write_page(report: Mapping[str, Any], bench: StickerBench, folders: Mapping[str, Path], folder: Path) -> None:
+    """Write `report.html` and `grid.png` (40 subjects) into `folder`."""
     if "subject" in folders:
         write_picture(grid(bench.one_each()[:40], folders), folder / "grid.png")
-    write_whole(_page(report, _ranked(records, bench, folders)), folder / "report.html")
+    write_whole(_page(report, _ranked(report["records"], bench, folders)), folder / "report.html")
 
 
 def grid(items: Sequence[Item], folders: Mapping[str, Path], columns: int = 10) -> Image.Image:

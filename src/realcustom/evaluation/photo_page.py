@@ -21,18 +21,11 @@ SIDE = 128
 """Of the pictures on the page, in pixels."""
 
 
-def write_page(
-    report: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
-    cases: Sequence[Case],
-    folders: Mapping[str, Path],
-    path: Path,
-) -> None:
+def write_page(report: Mapping[str, Any], cases: Sequence[Case], folders: Mapping[str, Path], path: Path) -> None:
     """Write the page: figures, similarity against control, and the best, median and worst pictures.
 
     Args:
         report: of `photographs.summarise`.
-        records: of `photographs.score`.
         cases: the work list.
         folders: of the rows that were made.
         path: of the page.
@@ -47,7 +40,7 @@ def write_page(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report["benchmark"])}</title>'
         f"<style>{STYLE}</style><h1>{escape(report['benchmark'])}</h1><p>{escape(about)}</p><ul>{encoders}</ul>"
         f"{_table(report['rows'], ROWS)}<p><small>Mean and 95 % interval by bootstrap over subjects.</small></p>"
-        f"<ul>{meaning}</ul>{_scatter(report['rows'])}{broken_down}{_cases(records, cases, folders)}</html>"
+        f"<ul>{meaning}</ul>{_scatter(report['rows'])}{broken_down}{_cases(report['records'], cases, folders)}</html>"
     )
     write_whole(page, path)
 

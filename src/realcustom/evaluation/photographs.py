@@ -198,7 +198,7 @@ def _among_themselves(subject: RealSubject, real: _RealPictures) -> list[dict[st
 
 
 def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report: for every row and figure [mean, low, high], in all and by family and by word.
+    """Return the report: for every row and figure [mean, low, high], in all and by family and by word, and the records.
 
     The interval is by bootstrap over subjects.
     """
@@ -219,6 +219,7 @@ def summarise(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) ->
             }
             for name in ("family", "word")
         },
+        "records": list(records),
     }
 
 

@@ -338,7 +338,7 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
     """Return the report: for every row and figure [mean, low, high], the interval by bootstrap over subjects.
 
     "families" and "kinds" hold the same of the pictures of subjects alone, for each family of sentences and kind of subject,
-    and those of `OF_STEPS` a value for each step, where there are masks.
+    those of `OF_STEPS` a value for each step, where there are masks, and "records" what is given.
     """
     by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
     by_family = {family: [record for record in by_row["subject"] if record["family"] == family] for family in FAMILIES}
@@ -353,4 +353,5 @@ def summarise(records: Sequence[Mapping[str, Any]], bench: StickerBench, about: 
         "families": {family: means_of(own, tuple(FIGURES)) for family, own in by_family.items() if own},
         "kinds": {kind: means_of(own, tuple(FIGURES)) for kind, own in by_kind.items()},
         **{name: np.round(np.mean(each, axis=0), 4).tolist() if each else [] for name, each in steps.items()},
+        "records": list(records),
     }
