@@ -372,6 +372,25 @@ def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benc
     assert not np.array_equal(top, middle)
 
 
+def test_two_things_are_parted_and_each_is_compared_with_both(home, benchmark, tmp_path, capsys):
+    two_subjects = benchmark("two_subjects")
+    picture = np.full((16, 16, 3), 255, np.uint8)
+    picture[2:8, 1:5], picture[7:14, 9:15] = (200, 0, 0), (0, 0, 200)
+    left, right = two_subjects.parted(picture)
+    assert np.array_equal(left > 0, picture[..., 0] == 200)
+    assert np.array_equal(right > 0, picture[..., 2] == 200)
+    assert not two_subjects.parted(np.full((16, 16, 3), 255, np.uint8)).any()
+    grid = tmp_path / "pairs.png"
+    given = ["--model", str(home / "joint" / "export"), "--drawings", str(home / "drawings"), "--pairs", "1"]
+    two_subjects.main([*given, "--grid", str(grid)])
+    head, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line]
+    assert head[1:] == list(two_subjects.FIGURES)
+    assert [row[0] for row in rows] == ["together", "boxed", "first alone", "second alone", "one by one", "text", "real"]
+    real = dict(zip(head, rows[-1], strict=True))
+    assert 0.2 < float(real["smaller part"].split(" ")[0]) < 0.5
+    assert Image.open(grid).size == (128, 9 * 128)
+
+
 def test_an_autoencoder_is_measured_on_what_stickerbench_renders(home, benchmark, capsys):
     given = ["--model", str(home / "joint" / "export"), "--drawings", str(home / "drawings"), "--subjects", "2"]
     benchmark("autoencoder").main([*given, "--split", "validation"])
