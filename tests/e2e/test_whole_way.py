@@ -385,7 +385,15 @@ def test_two_things_are_parted_and_each_is_compared_with_both(home, benchmark, t
     two_subjects.main([*given, "--grid", str(grid)])
     head, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line]
     assert head[1:] == list(two_subjects.FIGURES)
-    assert [row[0] for row in rows] == ["together", "boxed", "first alone", "second alone", "one by one", "text", "real"]
+    assert [row[0] for row in rows] == [
+        "together",
+        "boxed",
+        "first alone",
+        "second alone",
+        "one by one",
+        "text",
+        "real",
+    ]
     real = dict(zip(head, rows[-1], strict=True))
     assert 0.2 < float(real["smaller part"].split(" ")[0]) < 0.5
     assert Image.open(grid).size == (128, 9 * 128)

@@ -57,6 +57,16 @@ def test_what_is_less_alike_than_chance_is_worst_whether_it_obeys_or_not():
 
 
 @pytest.mark.parametrize(
+    ("count", "groups"),
+    [(1, [[0]]), (2, [[0], [1]]), (3, [[0], [1], [2]]), (5, [[0, 1], [2], [3, 4]]), (9, [[0, 1], [3, 4], [7, 8]])],
+)
+def test_no_picture_of_a_short_list_is_shown_twice(count, groups):
+    records = [{"number": number, "likeness": 1 - number / 10} for number in range(count)]
+    found = best_median_worst(records, ("likeness",), 2)
+    assert sorted([one["number"] for one in group] for group in found.values()) == groups
+
+
+@pytest.mark.parametrize(
     ("values", "front"),
     [
         ([(1, 1), (0, 2), (2, 0), (1, 0), (0, 1), (1.5, 0.5)], [0, 1, 2, 5]),

@@ -11,9 +11,11 @@ from typing import Any
 from PIL import Image
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f4f6 } small { color: #777 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; display: block; font-size: 13px; overflow-x: auto }
+td, th { padding: .25rem .6rem; text-align: right; white-space: nowrap }
+th:first-child, td:first-child { min-width: 12rem; text-align: left; white-space: normal }
+tr:nth-child(even) { background: #f4f4f6 } small { color: #777 }
 figure { display: inline-block; margin: .4rem .8rem .4rem 0; font-size: 12px } figcaption { max-width: 26rem }
 """
 

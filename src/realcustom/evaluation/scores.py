@@ -84,12 +84,15 @@ def best_median_worst(
     Args:
         records: of pictures; those that lack one of the figures take no part.
         names: of the figures.
-        count: how many of each.
+        count: how many of each at most; no record is in two groups, and a group without any is left out.
     """
     scored = [record for record in records if record.keys() >= set(names)]
     scored.sort(key=lambda record: _worth([record[name] for name in names]), reverse=True)
-    middle = max(0, len(scored) // 2 - count // 2)
-    groups = {"Best": scored[:count], "Median": scored[middle : middle + count], "Worst": scored[-count:]}
+    count = min(count, -(-len(scored) // 3))
+    best, others = scored[:count], scored[count:]
+    middle, worst = others[:-count], others[-count:]
+    start = max(0, len(middle) // 2 - count // 2)
+    groups = {"Best": best, "Median": middle[start : start + count], "Worst": worst}
     return {name: group for name, group in groups.items() if group}
 
 
