@@ -191,9 +191,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         method, settings = Customized(pipeline), Settings(**variant.settings)
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
-        records = judge(bench, judges, {"subject": folder / "subject"})
+        records = judge(bench, judges, {"subject": folder / "subject"}, folder / "records.part.jsonl")
         report = summarise(records, bench, {**about, "judges": fingerprint(judges)})
         write_report(report, folder / "report.json")
+        (folder / "records.part.jsonl").unlink()
         return report["rows"]["subject"]
 
     for table in asked:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from realcustom.data.stickers.backgrounds import PLACES
 from realcustom.data.stickers.drawings import Drawing, DrawingStore, vocabulary
 from realcustom.data.stickers.scenes import HUES, POSITIONS
 from realcustom.errors import InputError
-from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.benchmark import StickerBench, picture_file
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import Judges, Reading, subject_crops
@@ -354,8 +355,8 @@ class TestRun:
         with pytest.raises(InputError, match=r"holds files, but no run\.json"):
             run(tiny.pipeline(), bench, self.SETTINGS, tmp_path)
 
-    def test_every_row_is_judged(self, bench, judges, folder):
-        records = judge(bench, judges, folders(folder))
+    def test_every_row_is_judged(self, bench, judges, folder, tmp_path):
+        records = judge(bench, judges, folders(folder), tmp_path / "journal")
         assert {record["row"] for record in records} == set(ROWS)
         by_row = {row: [record for record in records if record["row"] == row] for row in ROWS}
         assert {row: len(found) for row, found in by_row.items()} == {
@@ -372,13 +373,13 @@ class TestRun:
         for record in records:
             assert all(0 <= record[name] <= 1 for name in ("place", "identity", "leak", "paste") if name in record)
 
-    def test_the_records_say_what_the_judges_saw(self, bench, folder, monkeypatch):
+    def test_the_records_say_what_the_judges_saw(self, bench, folder, tmp_path):
         """Judges that see, in every picture, the place of the first item's reference and its thing on the left."""
         seen, left = bench.items[0].example.facts["reference_place"], torch.zeros(SIDE, SIDE)
         left[:, : SIDE // 2] = 1
         places = [place.name for place in PLACES]
 
-        class Stub:
+        class Stub(torch.nn.Module):
             labels = {"place": places, "noun": ["dog"], "colour": list(HUES)}  # noqa: RUF012
 
             def read(self, pixels):
@@ -394,7 +395,7 @@ class TestRun:
                 embeddings[0] = torch.tensor([1.0, 0.0])
                 return {"identity": embeddings}
 
-        records = judge(bench, Stub(), folders(folder))
+        records = judge(bench, Stub(), folders(folder), tmp_path / "journal")
         assert len(records) == COUNT * 5 + 2 * 6 + 80
         for record in records:
             if record["row"] in {"text", "drawn"}:
@@ -430,6 +431,32 @@ class TestRun:
                 expected = (truth & (left.numpy() > 0)).sum() / (truth | (left.numpy() > 0)).sum()
                 assert record["segmenter"] == pytest.approx(expected)
 
+    def test_pictures_that_were_judged_before_a_run_was_killed_are_not_judged_again(
+        self, bench, judges, folder, tmp_path, monkeypatch
+    ):
+        journal, looked, read = tmp_path / "journal", [], Judges.read
+        monkeypatch.setattr(Judges, "read", lambda self, pixels: looked.append(len(pixels)) or read(self, pixels))
+        whole = judge(bench, judges, folders(folder), tmp_path / "undisturbed")
+        all_looks = len(looked)
+
+        def die(what, done, total):
+            if done == 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            judge(bench, judges, folders(folder), journal, die)
+        looked.clear()
+        assert judge(bench, judges, folders(folder), journal) == whole
+        assert len(looked) == all_looks - 4
+
+        moved, other = (folder / "subject" / picture_file(item.number) for item in bench.items[:2])
+        kept = moved.read_bytes()
+        shutil.copy(other, moved)
+        looked.clear()
+        assert judge(bench, judges, folders(folder), journal) != whole
+        assert looked == [COUNT, SIZE["subjects"]]  # the batch with another picture in it, and the references
+        moved.write_bytes(kept)
+
     def test_the_manifest_holds_every_picture_with_its_seed_and_hash(self, bench, folder):
         rows = folders(folder)
         told = manifest(bench, rows)
@@ -447,8 +474,8 @@ class TestRun:
             assert subject["shown"] == [{"subject": item.subject_file, "word": item.example.word}]
             assert wrong["shown"] == [{"subject": bench.other(item).subject_file, "word": item.example.word}]
 
-    def test_the_report_sums_up_and_shows(self, bench, judges, folder):
-        records = judge(bench, judges, folders(folder))
+    def test_the_report_sums_up_and_shows(self, bench, judges, folder, tmp_path):
+        records = judge(bench, judges, folders(folder), tmp_path / "journal")
         report = summarise(records, bench, {"model": "abc"})
         lines = [{"step": 7, "examples": 70, "hours": 0.5, "loss": 1.0}, {"step": 10, "examples": 100, "hours": 0.75}]
         lines[1] |= {"validation/right/900": 0.8125, "validation/error/100": 0.5}
@@ -535,7 +562,7 @@ def test_some_rows_alone_can_be_made_and_judged(tiny, bench, judges, tmp_path):
     run(tiny.pipeline(), bench, TestRun.SETTINGS, tmp_path, rows=["subject"])
     assert not (tmp_path / "twin").exists()
     made = {"subject": tmp_path / "subject"}
-    records = judge(bench, judges, made)
+    records = judge(bench, judges, made, tmp_path / "journal")
     assert {record["row"] for record in records} == {"subject", "oracle", "copy", "drawn"}
     report = {**summarise(records, bench, {}), "training": []}
     assert report["rows"].keys() == {"subject", "oracle", "copy", "drawn"}
@@ -548,7 +575,7 @@ def test_a_subject_that_is_not_found_is_nowhere(bench, judges, tmp_path, monkeyp
     for item in bench.items:
         Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / f"{item.number:04d}.png")
     monkeypatch.setattr(Judges, "segment", lambda self, pixels: torch.full((len(pixels), 1, SIDE, SIDE), -9.0))
-    records = judge(bench, judges, {"subject": tmp_path})
+    records = judge(bench, judges, {"subject": tmp_path}, tmp_path / "journal")
     unseen = [record for record in records if record["row"] in {"subject", "oracle", "copy", "drawn"}]
     for name in ("found", "position", "identity", "similarity", "noun", "colour"):
         assert {record[name] for record in unseen if name in record} == {0.0}, name
@@ -625,7 +652,7 @@ def test_pictures_of_another_system_are_judged_without_masks(bench, judges, tmp_
         require_pictures(bench, tmp_path)
     Image.new("RGB", (SIDE, SIDE), "blue").save(tmp_path / numbers[0])
     require_pictures(bench, tmp_path)
-    report = summarise(judge(bench, judges, {"subject": tmp_path}), bench, {})
+    report = summarise(judge(bench, judges, {"subject": tmp_path}, tmp_path / "journal"), bench, {})
     assert report["rows"]["subject"]["pictures"] == COUNT
     assert "mask" not in report["rows"]["subject"]
     assert (report["mask_by_step"], report["mask_random_by_step"]) == ([], [])

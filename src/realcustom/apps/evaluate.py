@@ -213,10 +213,12 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
             progress.tell(counts_of_whole_list(bench, rows))
         folders = {row: output / row for row in rows}
         write_lines(manifest(bench, folders), output / "manifest.jsonl")
-    records = judge(bench, judges, folders)
+    journal = output / "records.part.jsonl"
+    records = judge(bench, judges, folders, journal, Progress().say)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
     write_report(report, output / "report.json")
+    journal.unlink()
     page.write_page(report, bench, folders, output)
     _print_rows(report)
     print(output / "report.html")

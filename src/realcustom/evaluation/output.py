@@ -158,14 +158,14 @@ class Piece(NamedTuple):
 
 
 def records_of(
-    pieces: Sequence[Piece], journal: Path, progress: Callable[[str, int, int], None]
+    pieces: Sequence[Piece], journal: Path, progress: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of all pieces, and keep them, so that a run that was killed does not measure them again.
 
     Args:
         pieces: in the order of their records.
         journal: file that receives a line for each piece as soon as it is measured.
-        progress: is told "measured", how many pieces are, and of how many.
+        progress: is told how many pieces are measured, and of how many.
     """
     known = _journalled(journal)
     with journal.open("a", encoding="utf-8") as file:
@@ -177,7 +177,7 @@ def records_of(
                 file.write("\n" + json.dumps({"key": key, "records": known[key]}) + "\n")
                 file.flush()
             yield from known[key]
-            progress("measured", count, len(pieces))
+            progress(count, len(pieces))
 
 
 def _journalled(journal: Path) -> dict[str, list[dict[str, Any]]]:

@@ -167,7 +167,7 @@ def score(
         Piece(partial(list, (*list_and_encoders, "real", subject.name)), partial(_among_themselves, subject, real))
         for subject in {case.group: case.subjects[0] for case in single}.values()
     ]
-    return list(records_of(pieces, journal, progress))
+    return list(records_of(pieces, journal, partial(progress, "measured")))
 
 
 def _shown(start: list[Any], row: str, sentence: Sequence[Case], folder: Path) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from realcustom.evaluation.benchmark import (
 from realcustom.evaluation.galleries import Galleries
 from realcustom.evaluation.judges import Judges, Reading
 from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
-from realcustom.evaluation.output import Settings, claim, describe_run, make_missing
+from realcustom.evaluation.output import Piece, Settings, claim, describe_run, make_missing, records_of
 from realcustom.evaluation.scores import means_of, part_of
+from realcustom.loading import fingerprint
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import as_seen, read_picture, write_picture
 from realcustom.placement import frame_of
@@ -184,45 +185,100 @@ def _read_masks(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(np.split(levels, levels.shape[1] // levels.shape[0], axis=1)))
 
 
-@torch.no_grad()
-def judge(bench: StickerBench, judges: Judges, folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+def judge(
+    bench: StickerBench,
+    judges: Judges,
+    folders: Mapping[str, Path],
+    journal: Path,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
     """Return one record for every picture: what the judges saw, and what it is worth against the work list.
 
     Args:
         bench: the work list.
         judges: what looks at the pictures.
         folders: of the rows that were made, by name; what is rendered is judged in any case.
+        journal: keeps the records of each batch of pictures as soon as they are there, see `records_of`.
+        progress: is told "judged", how many batches are, and of how many.
     """
-    records: list[dict[str, Any]] = []
-    galleries = Galleries(bench, judges)
-    of_references: dict[str, Tensor] = {}
-    for items, pixels in _batches(bench.one_each(), lambda item: item.example.reference):
-        of_references |= zip((item.subject for item in items), judges.read(pixels).region, strict=True)
+    court, pieces = _Court(bench, judges), list[Piece]()
+    list_and_judges = [bench.digest(), fingerprint(judges)]
     for row in (row for row in ROWS if row in folders or row not in MADE):
-        folder = folders.get(row)
-        if row in _TEXT_ITEMS:
-            shown_by_text = bench.drawn if folder is None else partial(_picture_of, folder)
-            records += _judge_text(row, _TEXT_ITEMS[row](bench), judges, shown_by_text)
-            continue
-        work = bench.items if row in MADE else [item for item in bench.items if not item.repeated]
-        for items, pixels in _batches(work, partial(_shown, folder, row)):
-            reading = judges.read(pixels)
-            shown = [_reference_item(bench, row, item) for item in items]
-            pasted = overlap(reading.region.round(), torch.stack([of_references[one.subject] for one in shown]))
-            for place, item in enumerate(items):
-                region = reading.region[place, None]
-                record = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
-                record["kind"] = item.kind
-                record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
-                record |= _control(item, shown[place].example, _seen(reading, place, judges), judges)
-                record |= galleries.identity(item, reading.identity[place].numpy())
-                if row == "oracle" and item.example.region is not None:
-                    true = torch.from_numpy(item.example.region)[None]
-                    record["segmenter"] = float(overlap(region.round(), true))
-                if row == "subject" and folder and (masks := _masks_path(_picture_path(folder, item.number))).exists():
-                    record |= _mask_figures(_read_masks(masks), region)
-                records.append(record)
-    return records
+        folder, work = folders.get(row), _work(bench, row)
+        if row not in _TEXT_ITEMS and row not in MADE:
+            work = [item for item in work if not item.repeated]
+        judged = court.of_text if row in _TEXT_ITEMS else court.of_subjects
+        pieces += [
+            Piece(partial(_decided_by, list_and_judges, row, batch, folder), partial(judged, row, batch, folder))
+            for batch in _batches(work)
+        ]
+    return list(records_of(pieces, journal, partial(progress, "judged")))
+
+
+def _batches(items: Sequence[Any], size: int = 32) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _decided_by(start: Sequence[Any], row: str, batch: Sequence[Any], folder: Path | None) -> list[Any]:
+    """Return what decides the records of some pictures: `start`, which they are, and the contents of those that were made."""
+    numbers = [item.number for item in batch]
+    if folder is None:
+        return [*start, row, numbers]
+    pictures = [_picture_path(folder, number) for number in numbers]
+    masks = [path for picture in pictures if (path := _masks_path(picture)).exists()]
+    return [*start, row, numbers, [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*pictures, *masks)]]
+
+
+class _Court:
+    """The judges before a work list."""
+
+    def __init__(self, bench: StickerBench, judges: Judges) -> None:
+        self._bench, self._judges, self._galleries = bench, judges, Galleries(bench, judges)
+
+    @cached_property
+    @torch.no_grad()
+    def _of_references(self) -> dict[str, Tensor]:
+        """Where each subject lies in its reference, `[h, w]` by its name."""
+        regions: dict[str, Tensor] = {}
+        for batch in _batches(self._bench.one_each()):
+            found = self._judges.read(to_pixels([item.example.reference for item in batch])).region
+            regions |= zip((item.subject for item in batch), found, strict=True)
+        return regions
+
+    @torch.no_grad()
+    def of_subjects(self, row: str, batch: Sequence[Item], folder: Path | None) -> list[dict[str, Any]]:
+        """Return the records of pictures of subjects, one row's."""
+        reading = self._judges.read(to_pixels([_shown(folder, row, item) for item in batch]))
+        shown = [_reference_item(self._bench, row, item) for item in batch]
+        pasted = overlap(reading.region.round(), torch.stack([self._of_references[one.subject] for one in shown]))
+        records = []
+        for place, item in enumerate(batch):
+            region = reading.region[place, None]
+            record: dict[str, Any] = {"row": row, "number": item.number, "group": item.subject, "family": item.family}
+            record["kind"] = item.kind
+            record |= {"paste": float(pasted[place]), "found": float(reading.found[place])}
+            record |= _control(item, shown[place].example, _seen(reading, place, self._judges), self._judges)
+            record |= self._galleries.identity(item, reading.identity[place].numpy())
+            if row == "oracle" and item.example.region is not None:
+                true = torch.from_numpy(item.example.region)[None]
+                record["segmenter"] = float(overlap(region.round(), true))
+            if row == "subject" and folder and (masks := _masks_path(_picture_path(folder, item.number))).exists():
+                record |= _mask_figures(_read_masks(masks), region)
+            records.append(record)
+        return records
+
+    @torch.no_grad()
+    def of_text(self, row: str, batch: Sequence[TextItem], folder: Path | None) -> list[dict[str, Any]]:
+        """Return the records of pictures without a subject, one row's."""
+        picture = self._bench.drawn if folder is None else partial(_picture_of, folder)
+        reading = self._judges.read(to_pixels([picture(item) for item in batch]))
+        records: list[dict[str, Any]] = []
+        for place, item in enumerate(batch):
+            seen = _seen(reading, place, self._judges)
+            right = {name: float(seen[name] == getattr(item, name)) for name in item.judged}
+            records.append({"row": row, "number": item.number, "group": item.noun} | right)
+        return records
 
 
 def _seen(reading: Reading, place: int, judges: Judges) -> dict[str, str]:
@@ -277,19 +333,6 @@ def _mask_figures(masks: Tensor, region: Tensor) -> dict[str, Any]:
     }
 
 
-def _judge_text(
-    row: str, work: Sequence[TextItem], judges: Judges, picture: Callable[[TextItem], np.ndarray]
-) -> list[dict[str, Any]]:
-    records = []
-    for items, pixels in _batches(work, picture):
-        reading = judges.read(pixels)
-        for place, item in enumerate(items):
-            seen = _seen(reading, place, judges)
-            right = {name: float(seen[name] == getattr(item, name)) for name in item.judged}
-            records.append({"row": row, "number": item.number, "group": item.noun, **right})
-    return records
-
-
 def _shown(folder: Path | None, row: str, item: Item) -> np.ndarray:
     if folder is not None:
         return _picture_of(folder, item)
@@ -298,14 +341,6 @@ def _shown(folder: Path | None, row: str, item: Item) -> np.ndarray:
 
 def _picture_of(folder: Path, item: Item | TextItem) -> np.ndarray:
     return np.asarray(as_seen(read_picture(_picture_path(folder, item.number))))
-
-
-def _batches(
-    items: Sequence[Any], picture: Callable[[Any], np.ndarray], size: int = 32
-) -> Iterator[tuple[Sequence[Any], Tensor]]:
-    for start in range(0, len(items), size):
-        part = items[start : start + size]
-        yield part, to_pixels([picture(item) for item in part])
 
 
 FIGURES = {
