@@ -1,6 +1,6 @@
 """What each part of the method and each of its settings is worth, on a part of StickerBench's validation split.
 
-    python benchmarks/ablations.py [TABLE ...] [--subjects 10] [--prompts 10] [--seeds 1] [--output runs/ablations]
+    python benchmarks/ablations.py [TABLE ...] [--steps 15] [--subjects 10] [--prompts 10] [--seeds 1] [--output runs/ablations]
 
 Every row of a table is the model as it ships but for what it says; the first one is the model itself. The table "words" asks
 for the subject in a place and nothing else, by one word or another. Prints Markdown tables with means and 95 % intervals over
@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}")
     parser.add_argument("--model", default="stickers")
     parser.add_argument("--drawings", type=Path, default=Path("runs/stickers/drawings"))
+    parser.add_argument("--steps", type=int, help="of every row that does not say its own; the model's if not given")
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             variant.change(pipeline)
         bench = whole if variant.word is None else _called(whole, variant.word)
         folder = options.output / tables.folder_name(name)
-        method, settings = Customized(pipeline), Settings(**variant.settings)
+        method, settings = Customized(pipeline), Settings(**{"num_inference_steps": options.steps, **variant.settings})
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
         records = judge(bench, judges, {"subject": folder / "subject"}, folder / "records.part.jsonl")

@@ -89,6 +89,8 @@ def test_without_encoders_it_is_said_first_what_is_not_measured(evaluate):
         ),
         (("--method", "recipe.yaml", "--dtype", "float16"), "--dtype would have no effect beside a recipe of tuning"),
         (("--method", "recipe.yaml", "--ray", "local"), "--ray would have no effect beside a recipe of tuning"),
+        (("--set", "training.seed=1"), "--set would have no effect beside --method realcustom, which is no recipe"),
+        (("--method", "recipe.yaml", "--set", "training.seed"), "an override is written section.name=value"),
         (("--ray", "local", "--batch-size", "4"), "--batch-size would have no effect beside --ray"),
     ],
 )

@@ -322,7 +322,7 @@ def test_ablations_change_one_thing_a_row(home, ablations, capsys):
     size = ["--subjects", "2", "--prompts", "2", "--seeds", "1", "--drawings", str(home / "drawings")]
     places = ["--model", str(home / "joint" / "export"), "--output", str(home / "ablations")]
     capsys.readouterr()
-    ablations.main(["words", *size, *places])
+    ablations.main(["words", "--steps", "3", *size, *places])
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in ablations.TABLES["words"]]
     reports = {
@@ -330,6 +330,7 @@ def test_ablations_change_one_thing_a_row(home, ablations, capsys):
         for name, folder in (("noun", "its-noun"), ("thing", "thing"))
     }
     assert reports["noun"]["bench"] != reports["thing"]["bench"]
+    assert reports["noun"]["num_inference_steps"] == 3
     assert {told for report in reports.values() for told in report["families"]} <= {"scene", "general"}
 
 
@@ -344,9 +345,13 @@ def test_a_part_without_scores_is_run_as_the_model_was(home, ablations):
 def test_what_is_tuned_to_each_subject_is_compared_with_its_reference(home, benchmark, tmp_path, capsys):
     recipe = tmp_path / "tuned.yaml"
     recipe.write_text(yaml.safe_dump({"phrase": "dog {word}", "unet": "keys-values", "training": TRAINING}))
+    of_recipe = ["--set", "training.max_train_steps=1", "training.seed=3"]
     size = ["--subjects", "2", "--prompts", "1", "--seeds", "1", "--steps", "2", "--rows", "subject"]
     given = ["--drawings", str(home / "drawings"), "--model", str(home / "joint" / "export"), "--method", str(recipe)]
-    assert main(["evaluate", *size, *given, "--output", str(tmp_path / "tuned")]) == 0
+    assert main(["evaluate", *size, *given, *of_recipe, "--output", str(tmp_path / "tuned")]) == 0
+    assert re.search(r"\d+ s to learn each of 64 subjects: \d+\.\d h for the whole list", capsys.readouterr().err)
+    told = json.loads((tmp_path / "tuned" / "run.json").read_text())["method"]["training"]
+    assert (told["max_train_steps"], told["seed"]) == (1, 3)
     copied = tmp_path / "copied"
     shutil.copytree(tmp_path / "tuned", copied)
     sheets = sorted((copied / "tuning").glob("*.png"))

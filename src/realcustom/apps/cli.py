@@ -555,6 +555,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="realcustom, image-prompt (the subject acts everywhere), or a recipe that tunes the model to each subject, for "
         "example recipes/stickers/dreambooth.yaml; realcustom if not given",
     )  # fmt: skip
+    add("--set", nargs="+", metavar="SECTION.NAME=VALUE", help="options that differ from the recipe of tuning")
     add("--ray", metavar="ADDRESS", help="make every picture as a task of this Ray cluster; local starts one here")
     add("--batch-size", type=int, metavar="N", help="pictures made at once; 16 if not given")
     _add_denoising_options(parser)

@@ -18,9 +18,10 @@ from realcustom.apps.picture_options import OPTIONS, refuse_unread, told_by_opti
 from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.errors import InputError
 from realcustom.evaluation import dreambench, page, photo_page, photographs
-from realcustom.evaluation.benchmark import StickerBench
+from realcustom.evaluation.benchmark import SUBJECTS, StickerBench
 from realcustom.evaluation.cases import WHOLE, Case, digest, dreambench_cases, listed_cases
 from realcustom.evaluation.cluster import on_ray
+from realcustom.evaluation.comparison import tuning_seconds
 from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
@@ -86,7 +87,7 @@ _OF_SUBJECTS = (*OF_SUBJECTS, "mask_layers")
 
 
 _OF_RUNS = (
-    "model", "method", "adapter", "dtype", "ray", "batch_size", "rows", "mask_refined", "mask_layers",
+    "model", "method", "set", "adapter", "dtype", "ray", "batch_size", "rows", "mask_refined", "mask_layers",
     *(option.replace("-", "_") for option, name in OPTIONS.items() if name in _SETTINGS or name == "scheduler"),
 )  # fmt: skip
 """Options that nothing reads where no picture is made; the encoders of photographs have a device in any case."""
@@ -142,7 +143,7 @@ def _making(options: argparse.Namespace) -> _Making:
     )  # fmt: skip
     # Where workers make the pictures, this machine only says of which model they are.
     here = opening if options.ray is None else replace(opening, device="cpu")
-    method = _tuned(here, Path(way), options.output) if tuned else here.method()
+    method = _tuned(here, options) if tuned else here.method()
     with told_by_option():
         defaults = method.pipeline.defaults
         evaluations = rehearse(method.pipeline, options.steps or defaults["num_inference_steps"])
@@ -161,6 +162,8 @@ def _refuse_contradictions(options: argparse.Namespace, way: str, *, tuned: bool
             raise InputError(f"--method is realcustom, image-prompt or a recipe of tuning, but {way} is no file")
         if options.benchmark == "dreambench-pairs":
             raise InputError("a recipe of tuning learns one subject; --benchmark dreambench-pairs shows two")
+    else:
+        _refuse_beside(options, f"--method {way}, which is no recipe of tuning", ("set",))
     if options.ray is not None:
         _refuse_beside(options, "--ray, where every picture is a task", ("batch_size",))
     if way == "image-prompt":
@@ -181,10 +184,11 @@ def _absolute(name: str) -> str:
     return str(Path(name).absolute()) if name not in EMBEDDED and Path(name).is_dir() else name
 
 
-def _tuned(opening: Opening, recipe: Path, output: Path) -> Method:
+def _tuned(opening: Opening, options: argparse.Namespace) -> Method:
     from realcustom.training.tuning import Tuned, TuningRecipe  # needs accelerate, which is an extra
 
-    return Tuned(opening.pipeline(), load_options(TuningRecipe, recipe, ()), output)
+    recipe = load_options(TuningRecipe, Path(options.method), options.set or ())
+    return Tuned(opening.pipeline(), recipe, options.output)
 
 
 def _evaluate_stickers(options: argparse.Namespace) -> None:
@@ -209,8 +213,10 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
         progress = Progress()
         with told_by_option():
             make_pictures(making.maker, about, bench, output, progress.say, rows)
-        if isinstance(making.method, Customized):  # of the others tuning.jsonl says it, by subject
+        if isinstance(making.method, Customized):
             progress.tell(counts_of_whole_list(bench, rows))
+        else:
+            _tell_tuning(output, SUBJECTS)
         folders = {row: output / row for row in rows}
         write_lines(manifest(bench, folders), output / "manifest.jsonl")
     journal = output / "records.part.jsonl"
@@ -254,6 +260,10 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             photographs.make_pictures(making.maker, about, cases, output, progress.say)
         if isinstance(making.method, Customized):
             progress.tell(dict.fromkeys(photographs.MADE, len(cases) if options.photographs is None else WHOLE))
+        else:
+            _tell_tuning(
+                output, len({case.group for case in cases} if options.photographs is None else dreambench.CLASSES)
+            )
         folders = {row: output / row for row in photographs.MADE}
         write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
     journal = output / "records.part.jsonl"
@@ -301,6 +311,16 @@ def _print_rows(report: Mapping[str, Any]) -> None:
     for row, figures in report["rows"].items():
         values = "  ".join(f"{name} {value[0]:.3f}" for name, value in figures.items() if isinstance(value, list))
         print(f"{row:13}{values or 'not measured'}")
+
+
+def _tell_tuning(output: Path, subjects: int) -> None:
+    """Tell how long a subject took to learn, which is nearly all that such a run costs, and so all of the whole list."""
+    seconds = tuning_seconds(output)
+    if seconds is not None:
+        hours = seconds * subjects / 3600
+        print(
+            f"{seconds:.0f} s to learn each of {subjects} subjects: {hours:.1f} h for the whole list", file=sys.stderr
+        )
 
 
 class Progress:
