@@ -15,6 +15,7 @@ LETTER = 7
 """Of the legend, about as wide as that in pixels."""
 COLOURS = (
     "#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c92a2a", "#b08900", "#495057", "#3b5bdb", "#c2255c", "#7b4b2a", "#5c940d",
+    "#0ca678",
 )  # fmt: skip
 
 
