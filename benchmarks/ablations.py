@@ -29,7 +29,7 @@ from realcustom.data.stickers.drawings import DrawingStore
 from realcustom.evaluation.benchmark import Item, StickerBench
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import UNBOUNDED, Customized, in_batches
-from realcustom.evaluation.output import Settings, write_report
+from realcustom.evaluation.output import JOURNAL, Settings, write_report
 from realcustom.evaluation.run import describe, judge, make_pictures, summarise
 from realcustom.loading import fingerprint, load_strictly
 from realcustom.painting import take_scheduler
@@ -192,10 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         method, settings = Customized(pipeline), Settings(**{"num_inference_steps": options.steps, **variant.settings})
         about = {**describe(method, bench, settings), "row": name}
         make_pictures(in_batches(method, settings), about, bench, folder, lambda *_: None, ["subject"])
-        records = judge(bench, judges, {"subject": folder / "subject"}, folder / "records.part.jsonl")
+        records = judge(bench, judges, {"subject": folder / "subject"}, folder / JOURNAL)
         report = summarise(records, bench, {**about, "judges": fingerprint(judges)})
-        write_report(report, folder / "report.json")
-        (folder / "records.part.jsonl").unlink()
+        write_report(report, folder)
         return report["rows"]["subject"]
 
     for table in asked:

@@ -6,7 +6,6 @@ there must be, and a manifest says which bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from realcustom.files import write_whole
+from realcustom.files import sha256_of, write_whole
 from realcustom.finding import CARD, INDEX, Place, read_object
 
 MANIFEST = "manifest.json"
@@ -80,7 +79,7 @@ def make_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).parts[0] not in _UNLISTED and not _is_hidden(path, folder)
     }
-    return {name: {"size": listed[name].stat().st_size, "sha256": _sha256(listed[name])} for name in sorted(listed)}
+    return {name: {"size": listed[name].stat().st_size, "sha256": sha256_of(listed[name])} for name in sorted(listed)}
 
 
 def write_manifest(folder: Path) -> None:
@@ -260,16 +259,11 @@ def _other_bytes(told: Mapping[str, Any], path: Path) -> str:
     """Return in what a file is not the one that a manifest tells of."""
     if path.stat().st_size != told["size"]:
         return f"has {path.stat().st_size:,} bytes instead of {told['size']:,}"
-    return "" if _sha256(path) == told["sha256"] else f"has changed: its sha256 is not {told['sha256']}"
+    return "" if sha256_of(path) == told["sha256"] else f"has changed: its sha256 is not {told['sha256']}"
 
 
 def _empty(path: Path) -> str:
     return "" if path.stat().st_size else "is empty"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

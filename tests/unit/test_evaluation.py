@@ -496,7 +496,7 @@ class TestRun:
         own_kinds = {item.subject: kinds[item.subject] for item in bench.items}
         assert report["kinds"].keys() == set(own_kinds.values())
         assert sum(figures["pictures"] for figures in report["kinds"].values()) == len(bench.items)
-        write_report(report, folder / "report.json")
+        write_report(report, folder)
         write_page(report, bench, folders(folder), folder)
         written = (folder / "report.json").read_text()
         assert json.loads(written) == report

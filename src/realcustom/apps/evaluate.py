@@ -26,7 +26,7 @@ from realcustom.evaluation.encoders import load_encoders
 from realcustom.evaluation.history import training_history
 from realcustom.evaluation.judges import SHIPPED, Judges
 from realcustom.evaluation.methods import IMAGE_PROMPT, UNBOUNDED, Customized, Maker, Method, Opening, in_batches
-from realcustom.evaluation.output import OF_SUBJECTS, Settings, claim, write_lines, write_report
+from realcustom.evaluation.output import JOURNAL, OF_SUBJECTS, Settings, claim, write_lines, write_report
 from realcustom.evaluation.run import (
     MADE,
     counts_of_whole_list,
@@ -219,12 +219,10 @@ def _evaluate_stickers(options: argparse.Namespace) -> None:
             _tell_tuning(output, SUBJECTS)
         folders = {row: output / row for row in rows}
         write_lines(manifest(bench, folders), output / "manifest.jsonl")
-    journal = output / "records.part.jsonl"
-    records = judge(bench, judges, folders, journal, Progress().say)
+    records = judge(bench, judges, folders, output / JOURNAL, Progress().say)
     report = summarise(records, bench, {**about, "judges": fingerprint(judges), "diffusers": diffusers.__version__})
     report["training"] = checkpoints
-    write_report(report, output / "report.json")
-    journal.unlink()
+    write_report(report, output)
     page.write_page(report, bench, folders, output)
     _print_rows(report)
     print(output / "report.html")
@@ -266,8 +264,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             )
         folders = {row: output / row for row in photographs.MADE}
         write_lines(photographs.manifest(output, cases), output / "manifest.jsonl")
-    journal = output / "records.part.jsonl"
-    records = photographs.score(cases, encoders, folders, journal, Progress().say)
+    records = photographs.score(cases, encoders, folders, output / JOURNAL, Progress().say)
     report = photographs.summarise(
         records,
         {
@@ -277,8 +274,7 @@ def _evaluate_photographs(options: argparse.Namespace) -> None:
             "diffusers": diffusers.__version__,
         },
     )
-    write_report(report, output / "report.json")
-    journal.unlink()
+    write_report(report, output)
     photo_page.write_page(report, cases, folders, output / "report.html")
     write_picture(photo_page.grid(cases, folders), output / "grid.png")
     for name, told in report["encoders"].items():

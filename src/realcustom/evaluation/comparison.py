@@ -12,7 +12,7 @@ import numpy as np
 
 from realcustom.errors import InputError
 from realcustom.evaluation.markup import STYLE, table
-from realcustom.evaluation.output import OF_EVERY_CALL
+from realcustom.evaluation.output import OF_EVERY_CALL, REPORT
 from realcustom.evaluation.run import FIGURES
 from realcustom.evaluation.scatter import points_of, scatter
 from realcustom.evaluation.scores import means_of
@@ -42,9 +42,9 @@ def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """
     reports: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        path = folder / "report.json"
+        path = folder / REPORT
         if not path.is_file():
-            raise InputError(f"{folder} holds no report.json; make it with: realcustom evaluate --output {folder}")
+            raise InputError(f"{folder} holds no {REPORT}; make it with: realcustom evaluate --output {folder}")
         told = read_json(path)
         rows = told.get("rows")
         if "families" not in told or not isinstance(rows, dict) or "pictures" not in rows.get("subject", ()):

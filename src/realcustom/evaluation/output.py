@@ -192,11 +192,16 @@ def _journalled(journal: Path) -> dict[str, list[dict[str, Any]]]:
     return known
 
 
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report as JSON; each of its "records", which come last, is a line of its own."""
+REPORT, JOURNAL = "report.json", "records.part.jsonl"
+"""Files of an evaluation: what it ends with, and what `records_of` keeps until then."""
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Write the report of an evaluation, each of its "records", which come last, in a line; the journal of these goes."""
     told = {name: value for name, value in report.items() if name != "records"}
     records = ",\n".join("  " + json.dumps(record) for record in report["records"])
-    write_whole(f'{json.dumps(told, indent=1)[:-2]},\n "records": [\n{records}\n ]\n}}\n', path)
+    write_whole(f'{json.dumps(told, indent=1)[:-2]},\n "records": [\n{records}\n ]\n}}\n', folder / REPORT)
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def write_lines(records: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
@@ -18,6 +17,7 @@ from realcustom.evaluation.encoders import Distance, Encoders, cut_out
 from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Piece, Settings, claim, describe_run, make_missing, records_of
 from realcustom.evaluation.scores import means_of, pairwise_cosine
+from realcustom.files import sha256_of
 from realcustom.pictures import as_seen, read_picture, write_picture
 
 ROWS = {
@@ -103,7 +103,7 @@ def manifest(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
         {
             "picture": str(Path(row) / case.path), "prompt": case.prompt, "words": case.words, "seed": case.seed,
             "reference": [str(Path(subject.name) / subject.reference.name) for subject in case.subjects],
-            "sha256": hashlib.sha256((folder / row / case.path).read_bytes()).hexdigest(),
+            "sha256": sha256_of(folder / row / case.path),
         }
         for row in MADE
         for case in cases
@@ -172,8 +172,7 @@ def score(
 
 def _shown(start: list[Any], row: str, sentence: Sequence[Case], folder: Path) -> list[Any]:
     """Return what decides the records of a sentence: `start`, and the contents of its pictures."""
-    files = {str(case.path): (folder / case.path).read_bytes() for case in sentence}
-    return [*start, row, {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}]
+    return [*start, row, {str(case.path): sha256_of(folder / case.path) for case in sentence}]
 
 
 def _measured(row: str, sentence: Sequence[Case], folder: Path, real: _RealPictures) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from realcustom.evaluation.judges import Judges, Reading
 from realcustom.evaluation.methods import Made, Maker, Method, Request, Shown
 from realcustom.evaluation.output import Piece, Settings, claim, describe_run, make_missing, records_of
 from realcustom.evaluation.scores import means_of, part_of
+from realcustom.files import sha256_of
 from realcustom.loading import fingerprint
 from realcustom.masks import area_mask, chance_of_overlap, coverage, overlap
 from realcustom.pictures import as_seen, read_picture, write_picture
@@ -103,7 +103,7 @@ def manifest(bench: StickerBench, folders: Mapping[str, Path]) -> list[dict[str,
             request, path = _request(bench, references, row, item), _picture_path(folder, item.number)
             shown = [{"subject": one.name, "word": one.word} for one in request.subjects]
             told = {"picture": f"{row}/{path.name}", "prompt": request.prompt, "shown": shown, "seed": request.seed}
-            lines.append(told | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+            lines.append(told | {"sha256": sha256_of(path)})
     return lines
 
 
@@ -227,7 +227,7 @@ def _decided_by(start: Sequence[Any], row: str, batch: Sequence[Any], folder: Pa
         return [*start, row, numbers]
     pictures = [_picture_path(folder, number) for number in numbers]
     masks = [path for picture in pictures if (path := _masks_path(picture)).exists()]
-    return [*start, row, numbers, [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*pictures, *masks)]]
+    return [*start, row, numbers, [sha256_of(path) for path in (*pictures, *masks)]]
 
 
 class _Court:
